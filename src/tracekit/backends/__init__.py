@@ -1,0 +1,1 @@
+"""Networks and libraries behind four small protocols: features, reconstruction, tracking, captioning."""

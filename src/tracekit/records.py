@@ -1,0 +1,260 @@
+"""The values that library functions pass to each other, and the one declaration of the file format.
+
+Every record is a frozen dataclass whose fields carry what a reader must know: dtype, symbolic shape, unit, frame and
+meaning. `tracekit.format` turns a record into an HDF5 group of the same name and back, validates files against these
+declarations and generates docs/format.md from them; nothing about the format is written down twice.
+
+Conventions that hold everywhere:
+
+- Cameras use OpenCV axes: x right, y down, z forward. `world_from_camera` maps camera coordinates to world coordinates.
+- Pixels are those of the *processed grid* (H x W, see `Clip`); the centre of the top-left pixel is (0, 0).
+- Where a mask says that an entry does not hold, the entry is NaN (floats): an unmasked mean fails loudly.
+- Symbols in shapes: T frames, H x W processed grid, h x w depth grid, K keypoint candidates, N tracks, M entities,
+  R representative frames, A anchor frames, C chunks, P peaks, E events, S summaries. The same letter has one value in a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one field of a record is in a file. `dtype` is a numpy type code, or "str"; `shape` None marks an attribute."""
+
+    dtype: str
+    shape: tuple[str | int, ...] | None
+    unit: str
+    frame: str
+    meaning: str
+    required: bool
+    values: str = ""
+    """Extra rule on the values: "mask", "pose", "text", "range A" (an index into the axis A), "finite" or "" (none)."""
+
+
+def array(dtype: str, shape: str, meaning: str, *, unit: str = "", frame: str = "", values: str = "", required: bool = True) -> Any:
+    """Declare a dataset. `shape` is "T N 3": letters are symbols, numbers are fixed. Optional ones default to None."""
+    axes = tuple(int(axis) if axis.isdigit() else axis for axis in shape.split())
+    return _declare(Spec(dtype, axes, unit, frame, meaning, required, values))
+
+
+def attribute(dtype: str, meaning: str, *, unit: str = "", required: bool = True) -> Any:
+    """Declare a scalar stored as an attribute of the group."""
+    return _declare(Spec(dtype, None, unit, "", meaning, required))
+
+
+def _declare(spec: Spec) -> Any:
+    if spec.required:
+        return field(metadata={"spec": spec})
+    return field(default=None, metadata={"spec": spec})
+
+
+class Frames(Protocol):
+    """Something that is sliced along its first axis and need not be in memory: frames of a video, depth in a file.
+
+    A numpy array is one. `frames[start:stop]` returns an array of the slice; read long clips chunk by chunk.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of which video this file is about, and the pixel grid on which everything is measured."""
+
+    uri: str = attribute("str", "path of the video, or of the folder of images, as an absolute path")
+    sha256: str = attribute("str", "digest of the video file, or of the folder's file names and contents, in order")
+    fps: float = attribute("f8", "mean rate of the frames kept", unit="1/s")
+    width: int = attribute("i4", "W of the processed grid", unit="px")
+    height: int = attribute("i4", "H of the processed grid", unit="px")
+    source_width: int = attribute("i4", "width of the video after its rotation is applied", unit="px")
+    source_height: int = attribute("i4", "height of the video after its rotation is applied", unit="px")
+    rotation: int = attribute("i4", "clockwise rotation that was applied for display: 0, 90, 180 or 270", unit="degree")
+    decoder: str = attribute("str", "what decoded the frames: pyav, decord or images, with its version")
+    num_source_frames: int = attribute("i4", "frames in the whole source, before subsampling")
+    num_missing_frames: int = attribute("i4", "frames that the container promises and that could not be decoded (see --allow-partial)")
+    pts: np.ndarray = array("f8", "T", "presentation time of each frame", unit="s", values="finite")
+    source_frame: np.ndarray = array("i4", "T", "index of each frame in the source, in order of presentation")
+    frames: Frames | None = array("u1", "T H W 3", "the frames themselves, RGB (with --embed-frames)", required=False)
+
+
+@dataclass(frozen=True)
+class DepthSensor:
+    """Depth that was measured, not estimated: what `tracekit import` or `--sensor` brought in."""
+
+    depth: Frames = array("f4", "T h w", "measured depth along the optical axis; 0 where there was no return", unit="m", frame="camera")
+
+
+@dataclass(frozen=True)
+class CameraSensor:
+    """Calibration and, when known, poses that came with the recording."""
+
+    intrinsics: np.ndarray = array("f8", "3 3", "pinhole matrix K on the processed grid", unit="px", values="finite")
+    world_from_camera: np.ndarray | None = array(
+        "f8", "T 4 4", "pose of the camera at each frame", unit="m", frame="world from camera", values="pose", required=False
+    )
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Candidate points on every entity (paper 2.1, A.1), and the entities: clusters of patch features with one identity each."""
+
+    patch_size: float = attribute("f8", "side of a patch of the feature grid", unit="px")
+    budget: int = attribute("i4", "keypoints per chunk that were asked for")
+    features: str = attribute("str", "features backend that described the patches")
+    uv: np.ndarray = array("f4", "K 2", "where each candidate was selected", unit="px", frame="image at `frame`", values="finite")
+    frame: np.ndarray = array("i4", "K", "frame at which each candidate was selected", values="range T")
+    entity: np.ndarray = array("i4", "K", "entity of each candidate: a value of entity_id")
+    chunk: np.ndarray = array("i4", "K", "chunk that each candidate was selected for")
+    score: np.ndarray = array("f4", "K", "how well the point can be told from its neighbourhood (smaller eigenvalue of the structure tensor)")
+    chunk_start: np.ndarray = array("i4", "C", "first frame of each chunk")
+    chunk_stop: np.ndarray = array("i4", "C", "one past the last frame of each chunk")
+    entity_id: np.ndarray = array("i4", "M", "identity of each entity; stable over the whole clip")
+    entity_num_patches: np.ndarray = array("i4", "M", "patches covered, summed over the representative frames")
+    entity_num_frames: np.ndarray = array("i4", "M", "representative frames in which the entity is visible")
+    entity_rgb: np.ndarray = array("u1", "M 3", "mean colour of the entity, RGB")
+    label_frame: np.ndarray = array("i4", "R", "representative frames, ascending", values="range T")
+    labels: np.ndarray = array("i4", "R gh gw", "entity of each patch of each representative frame; patch (i, j) covers the cell (i, j) of a gh x gw grid")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Cameras and depth of every frame in one global frame (paper 2.2, A.3)."""
+
+    backend: str = attribute("str", "reconstruction backend")
+    metric: bool = attribute("u1", "1 when lengths are metres; 0 when they are relative, or when no depth is claimed")
+    intrinsics: np.ndarray = array("f8", "3 3", "the shared pinhole matrix K_global on the processed grid", unit="px", values="finite")
+    world_from_camera: np.ndarray = array("f8", "T 4 4", "pose of the camera at each frame, E in Eq. 1", unit="m", frame="world from camera", values="pose")
+    frame_confidence: np.ndarray = array("f4", "T", "how well each frame's camera is known, 0 to 1")
+    anchor_frame: np.ndarray = array("i4", "A", "frames of the global sparse pass", values="range T")
+    chunk_start: np.ndarray = array("i4", "C", "first frame of each dense pass")
+    chunk_stop: np.ndarray = array("i4", "C", "one past the last frame of each dense pass")
+    chunk_scale: np.ndarray = array("f8", "C", "factor that brought the chunk's depth to the global scale")
+    chunk_alignment: np.ndarray = array("f8", "C 4 4", "A of Eq. 1: global frame from the chunk's own frame", frame="world from chunk", values="pose")
+    chunk_residual: np.ndarray = array("f8", "C", "root mean square distance of the aligned camera centres from the anchors'", unit="m")
+    chunk_num_anchors: np.ndarray = array("i4", "C", "anchors that the alignment kept")
+    depth: Frames | None = array(
+        "f4", "T h w", "depth along the optical axis, 0 where unknown; absent when the backend claims none (all points lie on z = 1)",
+        unit="m", frame="camera", required=False,
+    )
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The 3-D path of every tracked point, in the world frame, with an identity that never changes (paper A.4)."""
+
+    tracker: str = attribute("str", "tracking backend")
+    xyz_world: np.ndarray = array("f4", "T N 3", "position of each point; NaN where not valid", unit="m", frame="world")
+    uv: np.ndarray = array("f4", "T N 2", "its projection; NaN where not valid, off-screen values kept", unit="px", frame="image")
+    visible: np.ndarray = array("u1", "T N", "1 where the point is seen in the frame", values="mask")
+    valid: np.ndarray = array("u1", "T N", "1 where the position is known, seen or not", values="mask")
+    keypoint: np.ndarray = array("i4", "N", "the candidate that each track started from", values="range K")
+    entity: np.ndarray = array("i4", "N", "entity of each track: a value of keypoints/entity_id")
+    born: np.ndarray = array("i4", "N", "frame at which the track was started", values="range T")
+    chunk: np.ndarray = array("i4", "N", "chunk in which the track was started", values="range C")
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Which tracks move (paper A.2)."""
+
+    threshold_px: float = attribute("f8", "diameter above which a track moves", unit="px")
+    lambda_z: float = attribute("f8", "weight of depth against pixels")
+    diameter_px: np.ndarray = array("f4", "N", "largest distance between two visible positions, seen from the reference camera; NaN if never visible", unit="px")
+    reference_frame: np.ndarray = array("i4", "N", "frame whose camera is the reference of each track", values="range T")
+    moving: np.ndarray = array("u1", "N", "1 when the diameter exceeds the threshold", values="mask")
+
+
+@dataclass(frozen=True)
+class Events:
+    """The clip cut where the motion is lowest between two peaks (paper 2.3, A.5)."""
+
+    signal: np.ndarray = array("f4", "T", "mean acceleration of the moving tracks; NaN where no track moves", unit="m/s^2", frame="world")
+    smoothed: np.ndarray = array("f4", "T", "the signal after Savitzky-Golay smoothing", unit="m/s^2", frame="world")
+    peak: np.ndarray = array("i4", "P", "frames of the peaks", values="range T")
+    start: np.ndarray = array("i4", "E", "first frame of each event")
+    stop: np.ndarray = array("i4", "E", "one past the last frame of each event")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What happens, in words: one caption an event, and summaries over runs of events (paper A.5)."""
+
+    captioner: str = attribute("str", "captioning backend")
+    episode_text: str = attribute("str", "the whole clip in one sentence")
+    event_start: np.ndarray = array("i4", "E", "first frame of each event")
+    event_stop: np.ndarray = array("i4", "E", "one past the last frame of each event")
+    event_ok: np.ndarray = array("u1", "E", "1 when the captioner gave a usable answer; the texts are empty otherwise", values="mask")
+    event_before: list[str] = array("str", "E", "state of the objects at the start")
+    event_interaction: list[str] = array("str", "E", "what happens")
+    event_after: list[str] = array("str", "E", "what has changed at the end")
+    event_text: list[str] = array("str", "E", "the event in one sentence")
+    event_paraphrases: list[list[str]] = array("str", "E paraphrases", "other ways to say it, for training")
+    summary_start: np.ndarray = array("i4", "S", "first frame of each summary")
+    summary_stop: np.ndarray = array("i4", "S", "one past the last frame of each summary")
+    summary_level: np.ndarray = array("i4", "S", "how many events the summary covers")
+    summary_text: list[str] = array("str", "S", "the summary in one sentence")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Everything that is known of one clip; a stage adds its record. Absent records are None."""
+
+    clip_id: str
+    video: Clip
+    depth_sensor: DepthSensor | None = None
+    camera_sensor: CameraSensor | None = None
+    keypoints: Keypoints | None = None
+    geometry: Geometry | None = None
+    tracks: Tracks | None = None
+    motion: Motion | None = None
+    events: Events | None = None
+    captions: Captions | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training rows of many episodes (paper 2.4, B.2): a sample is a (clip, reference frame), a row one keypoint of a sample.
+
+    Symbols here: R rows, S samples, L clips, Q captions, h history steps, F future steps (H in the paper), D control points.
+    Rows of sample s are offset[s] to offset[s + 1]. u, v are in [-1, 1] of the reference frame (-1 and 1 are the outer edges of
+    the image), z in metres; everything is seen from the camera of the reference frame. Entries that are not valid are 0.
+    """
+
+    stride_seconds: float = attribute("f8", "time between two steps of history and future", unit="s")
+    retargeted: bool = attribute("u1", "1 when the paths were resampled to constant speed (paper 2.2)")
+    metric: bool = attribute("u1", "1 when z is metres in every episode")
+    basis: str = attribute("str", "knots of the cubic B-spline: bezier or uniform")
+    ridge: float = attribute("f8", "lambda_bsp of Eq. 4")
+    clip_limit: float = attribute("f8", "bound on |control_points| after the fit")
+    delta_scale: np.ndarray = array("f8", "3", "s_delta of Eq. 3: 95th percentile of |future - current| per axis", unit="(1, 1, m)")
+    depth_log_range: np.ndarray = array("f8", "2", "1st and 99th percentile of log depth at the anchors", unit="log m")
+    clip_name: list[str] = array("str", "L", "clip_id of each episode")
+    clip_uri: list[str] = array("str", "L", "video of each episode")
+    clip_sha256: list[str] = array("str", "L", "digest of each video")
+    sample_clip: np.ndarray = array("i4", "S", "episode of each sample", values="range L")
+    sample_frame: np.ndarray = array("i4", "S", "reference frame of each sample, in the episode's own count")
+    sample_source_frame: np.ndarray = array("i4", "S", "the same frame in the count of the source video")
+    sample_offset: np.ndarray = array("i8", "S+1", "first row of each sample, and the number of rows at the end")
+    current: np.ndarray = array("f4", "R 3", "anchor: (u, v, z) at the reference frame", unit="(1, 1, m)", frame="reference camera")
+    history: np.ndarray = array("f4", "R h 3", "earlier positions minus the anchor, oldest first", unit="(1, 1, m)", frame="reference camera")
+    future: np.ndarray = array("f4", "R F 3", "later positions minus the anchor", unit="(1, 1, m)", frame="reference camera")
+    valid_history: np.ndarray = array("u1", "R h", "1 where history is known", values="mask")
+    valid_future: np.ndarray = array("u1", "R F", "1 where the future is known", values="mask")
+    control_points: np.ndarray = array("f4", "R D 3", "P* of Eq. 4, fitted to future / delta_scale", unit="delta_scale")
+    valid_keypoint: np.ndarray = array("u1", "R", "1 when at least D future steps are valid: the row counts in the flow loss", values="mask")
+    entity: np.ndarray = array("i4", "R", "entity of each row, within its clip")
+    track: np.ndarray = array("i4", "R", "track of each row, within its clip")
+    moving: np.ndarray = array("u1", "R", "1 when the track moves", values="mask")
+    caption_text: list[str] = array("str", "Q", "captions, summaries and paraphrases")
+    caption_level: np.ndarray = array("i4", "Q", "events that the text covers: 0 for the whole clip")
+    sample_caption_offset: np.ndarray = array("i8", "S+1", "first entry of each sample in sample_caption")
+    sample_caption: np.ndarray = array("i4", "links", "captions that cover each sample's reference frame", values="range Q")
