@@ -1,0 +1,1 @@
+"""Pure maths on arrays: cameras, rigid motions, splines, retargeting."""
