@@ -75,3 +75,9 @@ class ConfigurationError(TracekitError):
     """A value in a flag, an environment variable or tracekit.toml is not allowed."""
 
     exit_code = 78
+
+
+class PipeClosedError(TracekitError):
+    """The command after us in the pipe stopped reading. No message: that command has said why."""
+
+    exit_code = 141

@@ -9,8 +9,9 @@ Conventions that hold everywhere:
 - Cameras use OpenCV axes: x right, y down, z forward. `world_from_camera` maps camera coordinates to world coordinates.
 - Pixels are those of the *processed grid* (H x W, see `Clip`); the centre of the top-left pixel is (0, 0).
 - Where a mask says that an entry does not hold, the entry is NaN (floats): an unmasked mean fails loudly.
-- Symbols in shapes: T frames, H x W processed grid, h x w depth grid, K keypoint candidates, N tracks, M entities,
-  R representative frames, A anchor frames, C chunks, P peaks, E events, S summaries. The same letter has one value in a file.
+- Symbols in shapes: T frames, H x W processed grid, h x w depth grid, gh x gw patch grid, K keypoint candidates, N tracks,
+  M entities, R representative frames, A anchor frames, C chunks, B dense passes of the reconstruction, P peaks, E events,
+  S summaries. The same letter has one value in a file.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Spec:
-    """What one field of a record is in a file. `dtype` is a numpy type code, or "str"; `shape` None marks an attribute."""
+    """What one field of a record is in a file.
+
+    `dtype` is a numpy type code, "str", or "depth": float32 in memory, in the file 16-bit millimetres or a 16-bit or 32-bit float.
+    `shape` None marks an attribute.
+    """
 
     dtype: str
     shape: tuple[str | int, ...] | None
@@ -32,13 +37,22 @@ class Spec:
     meaning: str
     required: bool
     values: str = ""
-    """Extra rule on the values: "mask", "pose", "text", "range A" (an index into the axis A), "finite" or "" (none)."""
+    """Extra rule on the values: "mask" (0 or 1), "pose" (rigid motions), "finite", "range X" (an index into axis X) or "" (none)."""
+    path: str = ""
+    """Where the dataset lies inside its group; "" means under the field's own name."""
+
+    @property
+    def is_frames(self) -> bool:
+        """One picture a frame: read slice by slice, never as a whole."""
+        return self.shape is not None and len(self.shape) >= 3 and self.shape[0] == "T" and self.shape[1] in ("h", "H")
 
 
-def array(dtype: str, shape: str, meaning: str, *, unit: str = "", frame: str = "", values: str = "", required: bool = True) -> Any:
+def array(
+    dtype: str, shape: str, meaning: str, *, unit: str = "", frame: str = "", values: str = "", required: bool = True, path: str = ""
+) -> Any:
     """Declare a dataset. `shape` is "T N 3": letters are symbols, numbers are fixed. Optional ones default to None."""
     axes = tuple(int(axis) if axis.isdigit() else axis for axis in shape.split())
-    return _declare(Spec(dtype, axes, unit, frame, meaning, required, values))
+    return _declare(Spec(dtype, axes, unit, frame, meaning, required, values, path))
 
 
 def attribute(dtype: str, meaning: str, *, unit: str = "", required: bool = True) -> Any:
@@ -83,6 +97,7 @@ class Clip:
     num_missing_frames: int = attribute("i4", "frames that the container promises and that could not be decoded (see --allow-partial)")
     pts: np.ndarray = array("f8", "T", "presentation time of each frame", unit="s", values="finite")
     source_frame: np.ndarray = array("i4", "T", "index of each frame in the source, in order of presentation")
+    task: str | None = attribute("str", "what is done in the clip, when somebody has said so", required=False)
     frames: Frames | None = array("u1", "T H W 3", "the frames themselves, RGB (with --embed-frames)", required=False)
 
 
@@ -90,7 +105,7 @@ class Clip:
 class DepthSensor:
     """Depth that was measured, not estimated: what `tracekit import` or `--sensor` brought in."""
 
-    depth: Frames = array("f4", "T h w", "measured depth along the optical axis; 0 where there was no return", unit="m", frame="camera")
+    depth: Frames = array("depth", "T h w", "measured depth along the optical axis; 0 where there was no return", unit="m", frame="camera")
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,9 @@ class Keypoints:
     frame: np.ndarray = array("i4", "K", "frame at which each candidate was selected", values="range T")
     entity: np.ndarray = array("i4", "K", "entity of each candidate: a value of entity_id")
     chunk: np.ndarray = array("i4", "K", "chunk that each candidate was selected for")
-    score: np.ndarray = array("f4", "K", "how well the point can be told from its neighbourhood (smaller eigenvalue of the structure tensor)")
+    score: np.ndarray = array(
+        "f4", "K", "how well the point can be told from its neighbourhood (smaller eigenvalue of the structure tensor)"
+    )
     chunk_start: np.ndarray = array("i4", "C", "first frame of each chunk")
     chunk_stop: np.ndarray = array("i4", "C", "one past the last frame of each chunk")
     entity_id: np.ndarray = array("i4", "M", "identity of each entity; stable over the whole clip")
@@ -122,7 +139,9 @@ class Keypoints:
     entity_num_frames: np.ndarray = array("i4", "M", "representative frames in which the entity is visible")
     entity_rgb: np.ndarray = array("u1", "M 3", "mean colour of the entity, RGB")
     label_frame: np.ndarray = array("i4", "R", "representative frames, ascending", values="range T")
-    labels: np.ndarray = array("i4", "R gh gw", "entity of each patch of each representative frame; patch (i, j) covers the cell (i, j) of a gh x gw grid")
+    labels: np.ndarray = array(
+        "i4", "R gh gw", "entity of each patch of each representative frame; patch (i, j) covers the cell (i, j) of a gh x gw grid"
+    )
 
 
 @dataclass(frozen=True)
@@ -132,18 +151,26 @@ class Geometry:
     backend: str = attribute("str", "reconstruction backend")
     metric: bool = attribute("u1", "1 when lengths are metres; 0 when they are relative, or when no depth is claimed")
     intrinsics: np.ndarray = array("f8", "3 3", "the shared pinhole matrix K_global on the processed grid", unit="px", values="finite")
-    world_from_camera: np.ndarray = array("f8", "T 4 4", "pose of the camera at each frame, E in Eq. 1", unit="m", frame="world from camera", values="pose")
+    world_from_camera: np.ndarray = array(
+        "f8", "T 4 4", "pose of the camera at each frame, E in Eq. 1", unit="m", frame="world from camera", values="pose"
+    )
     frame_confidence: np.ndarray = array("f4", "T", "how well each frame's camera is known, 0 to 1")
     anchor_frame: np.ndarray = array("i4", "A", "frames of the global sparse pass", values="range T")
-    chunk_start: np.ndarray = array("i4", "C", "first frame of each dense pass")
-    chunk_stop: np.ndarray = array("i4", "C", "one past the last frame of each dense pass")
-    chunk_scale: np.ndarray = array("f8", "C", "factor that brought the chunk's depth to the global scale")
-    chunk_alignment: np.ndarray = array("f8", "C 4 4", "A of Eq. 1: global frame from the chunk's own frame", frame="world from chunk", values="pose")
-    chunk_residual: np.ndarray = array("f8", "C", "root mean square distance of the aligned camera centres from the anchors'", unit="m")
-    chunk_num_anchors: np.ndarray = array("i4", "C", "anchors that the alignment kept")
+    chunk_start: np.ndarray = array("i4", "B", "first frame of each dense pass")
+    chunk_stop: np.ndarray = array("i4", "B", "one past the last frame of each dense pass")
+    chunk_scale: np.ndarray = array("f8", "B", "factor that brought the chunk's depth to the global scale")
+    chunk_alignment: np.ndarray = array(
+        "f8", "B 4 4", "A of Eq. 1: global frame from the chunk's own frame", frame="world from chunk", values="pose"
+    )
+    chunk_residual: np.ndarray = array("f8", "B", "root mean square distance of the aligned camera centres from the anchors'", unit="m")
+    chunk_num_anchors: np.ndarray = array("i4", "B", "anchors that the alignment kept")
     depth: Frames | None = array(
-        "f4", "T h w", "depth along the optical axis, 0 where unknown; absent when the backend claims none (all points lie on z = 1)",
-        unit="m", frame="camera", required=False,
+        "depth",
+        "T h w",
+        "depth along the optical axis, 0 where unknown; absent when the backend claims none (all points lie on z = 1)",
+        unit="m",
+        frame="camera",
+        required=False,
     )
 
 
@@ -168,7 +195,9 @@ class Motion:
 
     threshold_px: float = attribute("f8", "diameter above which a track moves", unit="px")
     lambda_z: float = attribute("f8", "weight of depth against pixels")
-    diameter_px: np.ndarray = array("f4", "N", "largest distance between two visible positions, seen from the reference camera; NaN if never visible", unit="px")
+    diameter_px: np.ndarray = array(
+        "f4", "N", "largest distance between two visible positions, seen from the reference camera; NaN if never visible", unit="px"
+    )
     reference_frame: np.ndarray = array("i4", "N", "frame whose camera is the reference of each track", values="range T")
     moving: np.ndarray = array("u1", "N", "1 when the diameter exceeds the threshold", values="mask")
 
@@ -235,26 +264,42 @@ class Corpus:
     basis: str = attribute("str", "knots of the cubic B-spline: bezier or uniform")
     ridge: float = attribute("f8", "lambda_bsp of Eq. 4")
     clip_limit: float = attribute("f8", "bound on |control_points| after the fit")
-    delta_scale: np.ndarray = array("f8", "3", "s_delta of Eq. 3: 95th percentile of |future - current| per axis", unit="(1, 1, m)")
-    depth_log_range: np.ndarray = array("f8", "2", "1st and 99th percentile of log depth at the anchors", unit="log m")
-    clip_name: list[str] = array("str", "L", "clip_id of each episode")
-    clip_uri: list[str] = array("str", "L", "video of each episode")
-    clip_sha256: list[str] = array("str", "L", "digest of each video")
-    sample_clip: np.ndarray = array("i4", "S", "episode of each sample", values="range L")
-    sample_frame: np.ndarray = array("i4", "S", "reference frame of each sample, in the episode's own count")
-    sample_source_frame: np.ndarray = array("i4", "S", "the same frame in the count of the source video")
-    sample_offset: np.ndarray = array("i8", "S+1", "first row of each sample, and the number of rows at the end")
-    current: np.ndarray = array("f4", "R 3", "anchor: (u, v, z) at the reference frame", unit="(1, 1, m)", frame="reference camera")
-    history: np.ndarray = array("f4", "R h 3", "earlier positions minus the anchor, oldest first", unit="(1, 1, m)", frame="reference camera")
-    future: np.ndarray = array("f4", "R F 3", "later positions minus the anchor", unit="(1, 1, m)", frame="reference camera")
-    valid_history: np.ndarray = array("u1", "R h", "1 where history is known", values="mask")
-    valid_future: np.ndarray = array("u1", "R F", "1 where the future is known", values="mask")
-    control_points: np.ndarray = array("f4", "R D 3", "P* of Eq. 4, fitted to future / delta_scale", unit="delta_scale")
-    valid_keypoint: np.ndarray = array("u1", "R", "1 when at least D future steps are valid: the row counts in the flow loss", values="mask")
-    entity: np.ndarray = array("i4", "R", "entity of each row, within its clip")
-    track: np.ndarray = array("i4", "R", "track of each row, within its clip")
-    moving: np.ndarray = array("u1", "R", "1 when the track moves", values="mask")
-    caption_text: list[str] = array("str", "Q", "captions, summaries and paraphrases")
-    caption_level: np.ndarray = array("i4", "Q", "events that the text covers: 0 for the whole clip")
-    sample_caption_offset: np.ndarray = array("i8", "S+1", "first entry of each sample in sample_caption")
-    sample_caption: np.ndarray = array("i4", "links", "captions that cover each sample's reference frame", values="range Q")
+    delta_scale: np.ndarray = array(
+        "f8", "3", "s_delta of Eq. 3: 95th percentile of |future - current| per axis", unit="(1, 1, m)", path="scales/delta"
+    )
+    depth_log_range: np.ndarray = array(
+        "f8", "2", "1st and 99th percentile of log depth at the anchors", unit="log m", path="scales/depth_log_range"
+    )
+    clip_name: list[str] = array("str", "L", "clip_id of each episode", path="clips/id")
+    clip_uri: list[str] = array("str", "L", "video of each episode", path="clips/uri")
+    clip_sha256: list[str] = array("str", "L", "digest of each video", path="clips/sha256")
+    sample_clip: np.ndarray = array("i4", "S", "episode of each sample", values="range L", path="samples/clip")
+    sample_frame: np.ndarray = array("i4", "S", "reference frame of each sample, in the episode's own count", path="samples/frame")
+    sample_source_frame: np.ndarray = array("i4", "S", "the same frame in the count of the source video", path="samples/source_frame")
+    sample_offset: np.ndarray = array("i8", "S+1", "first row of each sample, and the number of rows at the end", path="samples/offset")
+    current: np.ndarray = array(
+        "f4", "R 3", "anchor: (u, v, z) at the reference frame", unit="(1, 1, m)", frame="reference camera", path="rows/current"
+    )
+    history: np.ndarray = array(
+        "f4", "R h 3", "earlier positions minus the anchor, oldest first", unit="(1, 1, m)", frame="reference camera", path="rows/history"
+    )
+    future: np.ndarray = array(
+        "f4", "R F 3", "later positions minus the anchor", unit="(1, 1, m)", frame="reference camera", path="rows/future"
+    )
+    valid_history: np.ndarray = array("u1", "R h", "1 where history is known", values="mask", path="rows/valid_history")
+    valid_future: np.ndarray = array("u1", "R F", "1 where the future is known", values="mask", path="rows/valid_future")
+    control_points: np.ndarray = array(
+        "f4", "R D 3", "P* of Eq. 4, fitted to future / delta_scale", unit="delta_scale", path="rows/control_points"
+    )
+    valid_keypoint: np.ndarray = array(
+        "u1", "R", "1 when at least D future steps are valid: the row counts in the flow loss", values="mask", path="rows/valid_keypoint"
+    )
+    entity: np.ndarray = array("i4", "R", "entity of each row, within its clip", path="rows/entity")
+    track: np.ndarray = array("i4", "R", "track of each row, within its clip", path="rows/track")
+    moving: np.ndarray = array("u1", "R", "1 when the track moves", values="mask", path="rows/moving")
+    caption_text: list[str] = array("str", "Q", "captions, summaries and paraphrases", path="captions/text")
+    caption_level: np.ndarray = array("i4", "Q", "events that the text covers: 0 for the whole clip", path="captions/level")
+    sample_caption_offset: np.ndarray = array("i8", "S+1", "first entry of each sample in sample_caption", path="captions/offset")
+    sample_caption: np.ndarray = array(
+        "i4", "links", "captions that cover each sample's reference frame", values="range Q", path="captions/link"
+    )

@@ -1,0 +1,27 @@
+"""tracekit caption: say what happens in each event."""
+
+from __future__ import annotations
+
+from tracekit.extract.caption import PRESETS, CaptionParameters, caption
+from tracekit.stage import Stage, Work
+
+
+def run(work: Work) -> None:
+    captioner = work.backend()
+    frames = work.frames() if getattr(captioner, "looks_at_frames", True) else None
+    work.put(caption(work.episode.episode(), frames, captioner, work.parameters, report=work.report))
+
+
+command = Stage(
+    name="caption",
+    about="Say what happens in each event, and sum events up (paper 2.3, A.5).",
+    run=run,
+    parameters=CaptionParameters,
+    presets=PRESETS,
+    reads=("video", "keypoints", "tracks", "motion", "events"),
+    writes=("captions",),
+    example="tracekit caption events.h5 -o episode.h5",
+    backend_kind="captioning",
+    backend_flag="--captioner",
+    looks_at_frames=True,
+)

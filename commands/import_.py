@@ -1,0 +1,97 @@
+"""tracekit import: bring in recordings with measured depth and cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from tracekit import video
+from tracekit.errors import MissingInputError
+from tracekit.interop import rgbd
+from tracekit.parameters import parameter
+from tracekit.records import CameraSensor, DepthSensor
+from tracekit.stage import Stage, Work
+
+
+@dataclass(frozen=True)
+class RgbdOptions:
+    """Where things are in a folder of colour and depth images."""
+
+    rgb_folder: str = parameter("rgb", "Folder of colour images inside the source.")
+    depth_folder: str = parameter("depth", "Folder of depth images inside the source.")
+    metres_per_unit: float = parameter(0.001, "Metres per unit of the depth images.", minimum=1e-9)
+    intrinsics: str | None = parameter(None, "fx,fy,cx,cy in pixels of the colour images, or a file; else DIR/intrinsics.txt, .npy or .json.")
+    poses: str | None = parameter(None, "File with one camera pose a frame; else DIR/poses.txt or .npy, else none.")
+    pose_direction: str = parameter("world_from_camera", "What the poses map.", choices=("world_from_camera", "camera_from_world"))
+    source_fps: float = parameter(10.0, "Frames per second of the recording.", minimum=0.001)
+    fps: float | None = parameter(None, "Frames per second to keep; without it, all.", minimum=0.001)
+    max_size: int = parameter(640, "Longest side of the processed grid in pixels; larger images are shrunk. 0: never.", minimum=0)
+    task: str | None = parameter(None, "What is done in the clip; else the first line of DIR/lang.txt.")
+    allow_partial: bool = parameter(False, "Take frames without a depth image, with unknown depth.")
+    embed_frames: bool = parameter(False, "Store the frames in the file, so that it needs no images beside it.")
+
+
+def run_rgbd(work: Work) -> None:
+    from tracekit.extract.recording import SelectedFrames
+    from tracekit.geometry.cameras import scale_intrinsics
+
+    options: RgbdOptions = work.parameters
+    folder = Path(work.source)
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder} is no folder", hint="give a folder with rgb/ and depth/ in it")
+    images = video.list_images(folder / options.rgb_folder)
+    intrinsics = rgbd.read_intrinsics(options.intrinsics, folder)
+    poses = rgbd.read_poses(options.poses, folder, len(images), options.pose_direction)
+    depth = rgbd.match_depth(
+        images,
+        folder / options.depth_folder,
+        metres_per_unit=options.metres_per_unit,
+        allow_missing=options.allow_partial,
+        report=work.report,
+    )
+    clip, frames = video.open_clip(
+        folder / options.rgb_folder, fps=options.fps, max_size=options.max_size, source_fps=options.source_fps, report=work.report
+    )
+    work.start_clip(clip, frames)
+    work.put(dataclasses.replace(clip, task=options.task or _first_line(folder / "lang.txt"), frames=frames if options.embed_frames else None))
+    kept = clip.source_frame
+    work.put(DepthSensor(SelectedFrames(depth, kept)))
+    grid_intrinsics = scale_intrinsics(intrinsics, (clip.source_width, clip.source_height), (clip.width, clip.height))
+    work.put(CameraSensor(grid_intrinsics, poses[kept] if poses is not None else None))
+
+
+def _first_line(path: Path) -> str | None:
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
+    return lines[0].strip() if lines else None
+
+
+class ImportCommand:
+    """`tracekit import KIND`: one stage a kind of recording."""
+
+    def __init__(self, *stages: Stage) -> None:
+        self.stages = {stage.name.split()[-1]: stage for stage in stages}
+
+    def typer_app(self) -> typer.Typer:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+        app.callback(help="Bring in recordings with measured depth and cameras.")(lambda: None)
+        for stage in self.stages.values():
+            app.registered_commands += stage.typer_app().registered_commands
+        return app
+
+
+command = ImportCommand(
+    Stage(
+        name="import rgbd",
+        about="Bring in a folder of colour and depth images, with intrinsics and optional poses.",
+        run=run_rgbd,
+        parameters=RgbdOptions,
+        reads=(),
+        writes=("video", "depth_sensor", "camera_sensor"),
+        example="tracekit import rgbd DIR --intrinsics 616.7,616.7,320.5,239.6 | tracekit keypoints -o keypoints.h5",
+        source_help="Folder with rgb/ and depth/.",
+        starts_chain=True,
+    )
+)

@@ -1,0 +1,110 @@
+"""tracekit info: what is in a file, and who wrote it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from tracekit import options
+from tracekit.errors import TracekitError
+from tracekit.format.file import RecordFile, open_records
+from tracekit.parameters import parameter
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """How much to say."""
+
+    json: bool = parameter(False, "Print JSON instead of a table.")
+    validate: bool = parameter(False, "Read every value: checksums, shapes, rules on values.")
+
+
+def describe(file: RecordFile) -> dict[str, Any]:
+    """Everything that `info` shows, as plain data."""
+    return {
+        "file": file.name,
+        "format": file.kind.name,
+        "format_version": file.format_version,
+        "clip_id": file.clip_id,
+        "bytes": file.num_bytes,
+        "groups": {name or "/": file.summary(name) for name in file.groups},
+        "datasets": [{"path": path, "shape": list(shape), "dtype": dtype, "bytes": size} for path, shape, dtype, size in file.datasets()],
+        "unknown": file.unknown_names(),
+        "provenance": [vars(step) for step in file.steps()],
+    }
+
+
+class InfoCommand:
+    """Reads any file of ours."""
+
+    def typer_app(self) -> typer.Typer:
+        return options.typer_app(
+            "info",
+            self.run,
+            {"parameters": InfoOptions},
+            sources="Files; - or nothing is standard input.",
+            about="Say what is in a file, and who wrote it.\n\nReads: any file of tracekit.\n\nExample:  tracekit info --validate in.h5",
+        )
+
+    def run(self, sources: list[str], parameters: InfoOptions) -> None:
+        reports = []
+        first_error: TracekitError | None = None
+        for source in sources or ["-"]:
+            try:
+                with open_records(source) as file:
+                    if parameters.validate:
+                        file.validate_everything()
+                    report = describe(file)
+                    report["valid"] = True if parameters.validate else None
+            except TracekitError as error:
+                if len(sources) < 2:
+                    raise
+                first_error = first_error or error
+                report = {"file": source, "valid": False, "error": str(error)}
+            reports.append(report)
+        if parameters.json:
+            print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2, ensure_ascii=False))
+        else:
+            for report in reports:
+                show(report)
+        if first_error is not None:
+            raise first_error
+
+
+def show(report: dict[str, Any]) -> None:
+    """A page for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    if "error" in report:
+        console.print(Text(f"{report['file']}: {report['error']}"))
+        return
+    verdict = "  valid" if report["valid"] else ""
+    console.print(Text(f"{report['file']}  {report['format']} version {report['format_version']}  {report['bytes'] / 1e6:.2f} MB{verdict}", style="bold"))
+    if report["clip_id"]:
+        console.print(Text(f"clip {report['clip_id']}"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("group", "holds"):
+        table.add_column(column)
+    for name, summary in report["groups"].items():
+        table.add_row(name, Text(summary))
+    console.print(table)
+    if report["unknown"]:
+        console.print(Text(f"unknown to this version, carried along: {', '.join(report['unknown'])}"))
+    steps = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("#", "command", "backend", "when", "seed", "left out or masked"):
+        steps.add_column(column)
+    for number, step in enumerate(report["provenance"]):
+        counts = ", ".join(f"{value:,} {name}" for name, value in step["counts"].items() if value)
+        steps.add_row(str(number), step["command"], step["backend"] or "-", step["time"], str(step["seed"]), Text(counts or "nothing"))
+    console.print(steps)
+    for number, step in enumerate(report["provenance"]):
+        console.print(Text(f"{number} {step['command']} {step['version']}: " + ", ".join(f"{key}={value}" for key, value in step["parameters"].items()), style="dim"))
+
+
+command = InfoCommand()

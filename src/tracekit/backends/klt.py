@@ -1,0 +1,499 @@
+"""Tracker `klt`: pyramidal Lucas-Kanade on the image, lifted by depth (Lucas and Kanade 1981; Shi and Tomasi 1994).
+
+In each frame every point takes four steps, all points at once:
+
+1. *Follow* it from the frame before with pyramidal Lucas-Kanade, starting where its last position in the world is seen from
+   the camera; follow it back again, and drop it unless it returns to where it came from.
+2. *Refine* against its key patch, the looks it had when it was last registered: errors do not add up from frame to frame.
+3. *Compare* looks. When they have changed, its first patch is fitted again by an affine map, which allows for turning and
+   approaching but not for sliding to another surface: either that fits, and the point is registered anew, or it is lost.
+4. *Lift* it: depth must go on where it was. A jump means that something is in front, or that the point slid off.
+
+A lost point is searched for in every later frame, where its last position in the world would be seen; it resumes when depth and
+looks agree there. What the tracker knows of each identity stays with it between calls, so cutting a clip does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from tracekit.backends.protocols import BackendSetup
+from tracekit.geometry import cameras
+from tracekit.geometry.depth_lookup import lookup_depth, surface_depth
+
+WINDOW = 15
+"""Side of the patch that is followed and compared, pixels. Larger ones hold better on faint texture and reach across edges more."""
+
+LEVELS = 3
+"""Halvings of the image on which a point is followed: 2**3 * 7 pixels between frames are within reach."""
+
+TILE = WINDOW + 4
+"""Side of the piece of image that is kept of a key patch: the window, the half pixel by which a point is off-centre, gradients."""
+
+RETURN_ERROR = 1.0
+"""A point followed forth and back comes back this close to its start, pixels, or is lost."""
+
+REFINE_REACH = 2.0
+"""How far the key patch may correct what following gave, pixels."""
+
+SEARCH_REACH = 4.0
+"""How far from where it should be a lost point may be found, pixels."""
+
+ALIKE = 0.90
+"""Correlation with the key patch from which looks count as unchanged."""
+
+SAME_THING = 0.85
+"""Correlation with the first patch, mapped to fit, from which a changed patch is still the same thing."""
+
+FOUND = 0.85
+"""Correlation with the key patch at which a lost point is found again: mistaking another place for it is worse than losing it."""
+
+BRIGHTNESS = 30.0
+"""Grey levels by which the mean of a patch may differ when a lost point is found again: correlation is blind to it."""
+
+GREY_NOISE = 3.0
+"""Standard deviation of a camera's grey levels: variation below it is no likeness and no difference."""
+
+FORECAST_FRAMES = 5
+"""Frames for which a point seen in the image keeps its depth while the depth image has a hole there."""
+
+APPROACH = 0.25
+"""Fraction by which depth may change between two frames when the looks have not: then nothing came in front, the thing itself moved."""
+
+STRETCH = 3.0
+"""Factor by which a patch may have grown or shrunk in any direction since it was first seen."""
+
+TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
+
+
+@dataclass
+class _Points:
+    """All that is known of P points at one frame."""
+
+    identity: np.ndarray
+    """(P,) their numbers for the caller."""
+    live: np.ndarray
+    """(P,) bool, followed right now; the others are lost."""
+    uv: np.ndarray
+    """(P, 2) float32, where each live point is in the image."""
+    world: np.ndarray
+    """(P, 3) where each was last seen in the world."""
+    without_depth: np.ndarray
+    """(P,) frames since depth was last known."""
+    tile: np.ndarray
+    """(P, TILE, TILE) uint8, the piece of image around the key patch."""
+    tile_uv: np.ndarray
+    """(P, 2) float32, where the point lies in its tile."""
+    key: np.ndarray
+    """(P, WINDOW^2) float32, grey levels of the key patch minus their mean."""
+    key_mean: np.ndarray
+    """(P,) float32, that mean."""
+    first: np.ndarray
+    """(P, (WINDOW + 2)^2) float32, the first patch with a margin of one pixel."""
+    warp: np.ndarray
+    """(P, 2, 2) affine map from the first patch to the key patch."""
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    def rows(self, index: np.ndarray) -> _Points:
+        return _Points(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def put(self, index: np.ndarray, other: _Points) -> None:
+        for field in fields(self):
+            getattr(self, field.name)[index] = getattr(other, field.name)
+
+    @staticmethod
+    def lost(identities: np.ndarray, world: np.ndarray) -> _Points:
+        """Points without looks: placeholders for what is not yet born."""
+        number = len(identities)
+        return _Points(
+            identity=np.asarray(identities),
+            live=np.zeros(number, dtype=bool),
+            uv=np.full((number, 2), np.nan, dtype=np.float32),
+            world=np.array(world, dtype=np.float64),
+            without_depth=np.zeros(number, dtype=np.int64),
+            tile=np.zeros((number, TILE, TILE), dtype=np.uint8),
+            tile_uv=np.zeros((number, 2), dtype=np.float32),
+            key=np.zeros((number, WINDOW**2), dtype=np.float32),
+            key_mean=np.full(number, np.nan, dtype=np.float32),
+            first=np.zeros((number, (WINDOW + 2) ** 2), dtype=np.float32),
+            warp=np.tile(np.eye(2), (number, 1, 1)),
+        )
+
+
+class _View:
+    """One frame as the tracker sees it."""
+
+    def __init__(self, frame: np.ndarray, depth: np.ndarray | None, intrinsics: np.ndarray, world_from_camera: np.ndarray) -> None:
+        self.grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        self.depth, self.intrinsics, self.world_from_camera = depth, intrinsics, world_from_camera
+        self.size = (self.grey.shape[1], self.grey.shape[0])
+
+    def contains(self, uv: np.ndarray) -> np.ndarray:
+        return ((uv >= 0) & (uv <= [self.size[0] - 1, self.size[1] - 1])).all(axis=-1)  # False for NaN
+
+    def see(self, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return cameras.project(world, self.intrinsics, self.world_from_camera)
+
+    def lift(self, uv: np.ndarray, z: np.ndarray) -> np.ndarray:
+        return cameras.unproject(uv.astype(np.float64), z, self.intrinsics, self.world_from_camera)
+
+
+class KLT:
+    """A TrackingBackend on OpenCV; see the module. Needs no weights. In planar mode (no depth) it tracks in the image alone."""
+
+    name: ClassVar[str] = "klt"
+
+    def __init__(self, setup: BackendSetup) -> None:
+        self._remembered = _Points.lost(np.zeros(0, dtype=np.int64), np.zeros((0, 3)))
+        self._last_frame: np.ndarray | None = None
+        """The frame to which the remembered points belong."""
+
+    @classmethod
+    def missing(cls, setup: BackendSetup) -> str | None:
+        return None
+
+    def weights_sha256(self) -> str:
+        return ""
+
+    def track(
+        self,
+        frames: np.ndarray,
+        depth: np.ndarray | None,
+        intrinsics: np.ndarray,
+        world_from_camera: np.ndarray,
+        queries_world: np.ndarray,
+        query_frames: np.ndarray,
+        identities: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See TrackingBackend.track.
+
+        An identity that an earlier call ended with goes on from there when this clip starts with that call's last frame; in
+        any other clip it is looked for at its query by its remembered looks. A new identity is taken as it looks at its query.
+        """
+        query_frames, identities = np.asarray(query_frames), np.asarray(identities)
+        xyz_world = np.full((len(frames), len(identities), 3), np.nan, dtype=np.float32)
+        visible = np.zeros((len(frames), len(identities)), dtype=bool)
+        if len(frames) == 0:
+            return xyz_world, visible
+        views = [
+            _View(frame, None if depth is None else depth[i], intrinsics, world_from_camera[i]) for i, frame in enumerate(frames)
+        ]
+        goes_on = self._last_frame is not None and np.array_equal(self._last_frame, frames[0])
+        points = _Points.lost(identities, queries_world)
+        known, where = self._recall(identities)
+        points.put(known, self._remembered.rows(where))
+        if not goes_on:
+            points.live[:] = False
+            points.world[:] = queries_world
+
+        # Backwards first: the forward pass leaves `points` as they are in the last frame.
+        earlier = np.setdiff1d(np.flatnonzero(query_frames > 0), known)
+        if len(earlier):
+            past = points.rows(earlier)
+            backwards = range(int(query_frames[earlier].max()), -1, -1)
+            _follow_all(views, backwards, past, queries_world[earlier], query_frames[earlier], earlier, xyz_world, visible)
+        _follow_all(views, range(len(frames)), points, queries_world, query_frames, np.arange(len(points)), xyz_world, visible)
+        self._remember(points, frames[-1])
+        return xyz_world, visible
+
+    def _recall(self, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the identities are remembered, and in which rows."""
+        row_of = {int(identity): row for row, identity in enumerate(self._remembered.identity)}
+        known = np.array([i for i, identity in enumerate(identities) if int(identity) in row_of], dtype=np.intp)
+        return known, np.array([row_of[int(identities[i])] for i in known], dtype=np.intp)
+
+    def _remember(self, points: _Points, last_frame: np.ndarray) -> None:
+        """Keep the points; and those of another call, if it ended with the same frame."""
+        if self._last_frame is not None and np.array_equal(self._last_frame, last_frame):
+            others = self._remembered.rows(~np.isin(self._remembered.identity, points.identity))
+            points = _Points(**{f.name: np.concatenate([getattr(others, f.name), getattr(points, f.name)]) for f in fields(_Points)})
+        self._remembered = points
+        self._last_frame = np.array(last_frame)
+
+
+def _follow_all(
+    views: list[_View],
+    order: range,
+    points: _Points,
+    queries: np.ndarray,
+    query_frames: np.ndarray,
+    columns: np.ndarray,
+    xyz_world: np.ndarray,
+    visible: np.ndarray,
+) -> None:
+    """Follow points through the frames in this order, each from its query on; write what is seen into the columns of the results."""
+    started = np.zeros(len(points), dtype=bool)
+    before: _View | None = None
+    for frame in order:
+        view = views[frame]
+        seen = np.zeros(len(points), dtype=bool)
+        if before is not None and started.any():
+            seen[started] = _step(before, view, points, np.flatnonzero(started))
+        beginning = np.flatnonzero(query_frames == frame)
+        if len(beginning):
+            seen[beginning] = _begin(view, points, beginning, queries[beginning])
+            started[beginning] = True
+        xyz_world[frame, columns[seen]] = points.world[seen]
+        visible[frame, columns[seen]] = True
+        before = view
+
+
+def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Start the points at their queries; returns which of them are seen."""
+    seen = points.live[index] & (points.without_depth[index] <= FORECAST_FRAMES)  # they go on from an earlier call
+    remembered = np.isfinite(points.key_mean[index])
+    lost = index[remembered & ~points.live[index]]
+    seen[remembered & ~points.live[index]] = _search(view, points, lost)
+
+    uv, _ = view.see(queries)
+    fresh = ~remembered & view.contains(uv)
+    new = index[fresh]
+    points.live[new] = True
+    points.uv[new] = uv[fresh]
+    points.world[new] = queries[fresh]
+    points.first[new] = _sample(view.grey.astype(np.float32), uv[fresh], _grid(WINDOW + 2))
+    _register(view, points, new)
+    return seen | fresh
+
+
+def _step(before: _View, view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
+    """Bring the started points from one frame to the next; returns which of them are seen."""
+    live = index[points.live[index]]
+    uv, followed = _follow(before, view, points, live)
+    points.live[live[~followed]] = False
+    live, uv = live[followed], uv[followed]
+
+    refined, correction, fits = _refine(view, points, live, uv)
+    uv = np.where((fits & (correction <= REFINE_REACH))[:, None], refined, uv)
+    likeness, _ = _likeness(view, points, live, uv)
+    changed = np.flatnonzero(likeness < ALIKE)
+    same = np.ones(len(live), dtype=bool)
+    if len(changed):
+        fitted, warp, fits_first = _fit_first(view, points.rows(live[changed]), uv[changed])
+        uv[changed] = fitted
+        same[changed] = fits_first
+        points.warp[live[changed[fits_first]]] = warp[fits_first]
+    z, torn_off = _depth_there(view, points, live, uv, may_approach=likeness >= ALIKE)
+    same &= ~torn_off
+    points.live[live[~same]] = False
+
+    seen = np.zeros(len(points), dtype=bool)
+    seen[live[same]] = _place(view, points, live[same], uv[same], z[same])
+    changed = changed[same[changed]]
+    _register(view, points, live[changed])
+    lost = index[~points.live[index]]
+    seen[lost] = _search(view, points, lost)
+    return seen[index]
+
+
+def _follow(before: _View, view: _View, points: _Points, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lucas-Kanade from the frame before and back: positions (P, 2) and whether each came back."""
+    if len(index) == 0:
+        return np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=bool)
+    start = points.uv[index]
+    guess = start
+    if view.depth is not None:
+        # The shift by which a moving camera would see a point that stays: the rest is for Lucas-Kanade to find.
+        shift = view.see(points.world[index])[0] - before.see(points.world[index])[0]
+        guess = np.where(np.isfinite(shift), start + shift, start).astype(np.float32)
+    forth, found, _ = _lucas_kanade(before.grey, view.grey, start, guess, LEVELS)
+    back, returned, _ = _lucas_kanade(view.grey, before.grey, forth, forth + (start - guess), LEVELS)
+    close = np.hypot(*(back - start).T) <= RETURN_ERROR
+    return forth, found & returned & close & view.contains(forth)
+
+
+def _lucas_kanade(
+    one: np.ndarray, other: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    found, status, error = cv2.calcOpticalFlowPyrLK(
+        one,
+        other,
+        np.ascontiguousarray(start, dtype=np.float32).reshape(-1, 1, 2),
+        np.array(guess, dtype=np.float32, order="C").reshape(-1, 1, 2),  # a copy: OpenCV writes into it
+        winSize=(WINDOW, WINDOW),
+        maxLevel=levels,
+        criteria=TERMINATION,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return found[:, 0], status[:, 0].astype(bool), error[:, 0]
+
+
+def _refine(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lucas-Kanade from the key patches: positions (P, 2), distance from `uv`, and whether it converged.
+
+    All key patches are laid out as the tiles of one image, so that one call serves points registered in different frames.
+    """
+    if len(index) == 0:
+        return np.zeros((0, 2), dtype=np.float32), np.zeros(0), np.zeros(0, dtype=bool)
+    width, height = view.size
+    width = max(width, TILE)
+    in_row = width // TILE
+    num_rows = -(-len(index) // in_row)
+    height = max(height, num_rows * TILE)
+    tiles = np.zeros((num_rows * in_row, TILE, TILE), dtype=np.uint8)
+    tiles[: len(index)] = points.tile[index]
+    atlas = np.zeros((height, width), dtype=np.uint8)
+    atlas[: num_rows * TILE, : in_row * TILE] = (
+        tiles.reshape(num_rows, in_row, TILE, TILE).swapaxes(1, 2).reshape(num_rows * TILE, in_row * TILE)
+    )
+    grey = view.grey
+    if grey.shape != atlas.shape:
+        # OpenCV wants both images of one size; what is beyond the frame is not looked at.
+        grey = cv2.copyMakeBorder(grey, 0, height - grey.shape[0], 0, width - grey.shape[1], cv2.BORDER_REPLICATE)
+    row, column = np.divmod(np.arange(len(index)), in_row)
+    start = points.tile_uv[index] + TILE * np.stack([column, row], axis=1)
+    refined, found, _ = _lucas_kanade(atlas, grey, start, uv, levels=0)
+    return refined, np.hypot(*(refined - uv).T), found & view.contains(refined)
+
+
+def _likeness(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation (P,) of the patches at `uv` with the key patches, and by how much they are brighter."""
+    patch = _sample(view.grey, uv, _grid(WINDOW)).astype(np.float32)
+    mean = patch.mean(axis=1)
+    return _correlation(patch - mean[:, None], points.key[index]), mean - points.key_mean[index]
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Normalised correlation (P,) of patches (P, n) without their means. Two patches of nothing but noise are alike."""
+    noise = GREY_NOISE**2
+    size = one.shape[1]
+    covariance = np.einsum("pn,pn->p", one, other) / size
+    variances = (np.einsum("pn,pn->p", one, one) / size + noise) * (np.einsum("pn,pn->p", other, other) / size + noise)
+    return (covariance + noise) / np.sqrt(variances)
+
+
+def _fit_first(view: _View, points: _Points, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit the first patches by affine maps around `uv` (P, 2): positions, maps (P, 2, 2), and whether they show the same thing.
+
+    Inverse compositional Gauss-Newton on patches of equal mean and contrast (Baker and Matthews 2004).
+    """
+    side = WINDOW + 2
+    first = points.first.reshape(-1, side, side)
+    template = first[:, 1:-1, 1:-1].reshape(-1, WINDOW**2)
+    template = template - template.mean(axis=1, keepdims=True)
+    contrast = np.sqrt((template**2).mean(axis=1, keepdims=True) + GREY_NOISE**2)
+    along_x = 0.5 * (first[:, 1:-1, 2:] - first[:, 1:-1, :-2]).reshape(-1, WINDOW**2)
+    along_y = 0.5 * (first[:, 2:, 1:-1] - first[:, :-2, 1:-1]).reshape(-1, WINDOW**2)
+    grid = _grid(WINDOW)
+    x, y = grid.T
+    descent = np.stack([along_x * x, along_x * y, along_y * x, along_y * y, along_x, along_y], axis=2)
+    descent -= descent.mean(axis=1, keepdims=True)
+    hessian = np.einsum("pni,pnj->pij", descent, descent).astype(np.float64)
+    # A prior that only noise would notice: along an edge or on a blank patch the map stays what it was.
+    hessian += GREY_NOISE**2 * np.diag([WINDOW**2 / 4] * 4 + [1.0] * 2) * 4
+    solve = np.linalg.inv(hessian)
+
+    image = view.grey.astype(np.float32)
+    centre, warp = uv.astype(np.float64), points.warp.copy()
+    patch = template
+    for _ in range(8):
+        patch = _sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2))
+        patch = patch - patch.mean(axis=1, keepdims=True)
+        gain = contrast / np.sqrt((patch**2).mean(axis=1, keepdims=True) + GREY_NOISE**2)
+        step = np.einsum("pij,pnj,pn->pi", solve, descent, patch * gain - template)
+        inverse = np.linalg.inv(np.eye(2) + np.clip(step[:, :4].reshape(-1, 2, 2), -0.2, 0.2))
+        warp = warp @ inverse
+        centre = centre - np.einsum("pij,pj->pi", warp, np.clip(step[:, 4:], -1.0, 1.0))
+    patch = _sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2))
+    patch = patch - patch.mean(axis=1, keepdims=True)
+    stretch = np.linalg.svd(warp, compute_uv=False)
+    same = (
+        (_correlation(patch, template) >= SAME_THING)
+        & (stretch[:, 0] <= STRETCH)
+        & (stretch[:, 1] >= 1 / STRETCH)
+        & (np.hypot(*(centre - uv).T) <= REFINE_REACH)
+        & view.contains(centre)
+    )
+    return centre.astype(np.float32), warp, same
+
+
+def _depth_there(
+    view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, may_approach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (P,) of each point's surface, NaN where it cannot be told; and whether another surface is in its place.
+
+    A point that `may_approach` looks as before: it may come nearer or go away faster than a surface is steep, and where depth
+    contradicts even that, the depth image is wrong for a while, as it is around thin and fast things.
+    """
+    if view.depth is None:
+        return np.ones(len(index)), np.zeros(len(index), dtype=bool)
+    _, expected = view.see(points.world[index])
+    found = lookup_depth(view.depth, uv, view.size, expected)
+    z, hidden = found.z, found.hidden
+    jumped = np.flatnonzero(hidden & may_approach)
+    if len(jumped):
+        after = surface_depth(view.depth, uv[jumped], view.size)
+        with np.errstate(invalid="ignore"):
+            credible = np.abs(after - expected[jumped]) <= APPROACH * np.maximum(after, expected[jumped])
+        z[jumped[credible]] = after[credible]
+    return z, hidden & np.isnan(z) & (~may_approach | (points.without_depth[index] >= FORECAST_FRAMES))
+
+
+def _place(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Put the points where they were found; returns which of them have a position: depth, or for some frames a forecast of it."""
+    in_hole = np.isnan(z)
+    points.without_depth[index] = np.where(in_hole, points.without_depth[index] + 1, 0)
+    points.uv[index] = uv
+    points.world[index] = view.lift(uv, np.where(in_hole, view.see(points.world[index])[1], z))
+    points.live[index] = True
+    return points.without_depth[index] <= FORECAST_FRAMES
+
+
+def _search(view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
+    """Look for lost points where they should be; returns which of them are back."""
+    back = np.zeros(len(index), dtype=bool)
+    uv, _ = view.see(points.world[index])
+    due = np.flatnonzero(view.contains(uv) & np.isfinite(points.key_mean[index]))
+    start = uv[due].astype(np.float32)
+    refined, distance, fits = _refine(view, points, index[due], start)
+    near = fits & (distance <= SEARCH_REACH)
+    due, refined = due[near], refined[near]
+    likeness, brighter = _likeness(view, points, index[due], refined)
+    alike = (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
+    due, refined = due[alike], refined[alike]
+    z, _ = _depth_there(view, points, index[due], refined, may_approach=np.zeros(len(due), dtype=bool))
+    there = np.isfinite(z)
+    back[due[there]] = _place(view, points, index[due[there]], refined[there], z[there])
+    return back
+
+
+def _register(view: _View, points: _Points, index: np.ndarray) -> None:
+    """Take the points' looks where they are now as their key patches."""
+    if len(index) == 0:
+        return
+    uv = points.uv[index]
+    whole = np.rint(uv)
+    points.tile[index] = _sample(view.grey, whole, _grid(TILE)).reshape(-1, TILE, TILE)
+    points.tile_uv[index] = uv - whole + TILE // 2
+    patch = _sample(view.grey, uv, _grid(WINDOW)).astype(np.float32)
+    points.key_mean[index] = patch.mean(axis=1)
+    points.key[index] = patch - patch.mean(axis=1, keepdims=True)
+
+
+def _grid(side: int) -> np.ndarray:
+    """Pixels (side^2, 2) of a patch around its centre, as (x, y)."""
+    return GRIDS[side]
+
+
+def _centred(side: int) -> np.ndarray:
+    span = np.arange(side, dtype=np.float32) - side // 2
+    return np.stack(np.meshgrid(span, span), axis=-1).reshape(-1, 2)
+
+
+GRIDS = {side: _centred(side) for side in (WINDOW, WINDOW + 2, TILE)}
+
+
+def _sample(image: np.ndarray, uv: np.ndarray, grid: np.ndarray | None = None) -> np.ndarray:
+    """The image at pixels (P, n, 2), or around pixels (P, 2) on a grid (n, 2): (P, n), interpolated."""
+    pixels = uv.astype(np.float32) if grid is None else uv.astype(np.float32)[:, None] + grid
+    if len(pixels) == 0:
+        return np.zeros(pixels.shape[:2], dtype=image.dtype)
+    return cv2.remap(image, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+

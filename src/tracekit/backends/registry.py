@@ -1,0 +1,67 @@
+"""Backends by name: ours, and those that other packages add by the entry-point group `tracekit.backends`.
+
+An entry point is named KIND.NAME, for example `tracking.mytracker = "mypackage.tracekit:MyTracker"`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tracekit.backends.protocols import BackendSetup
+from tracekit.errors import UnavailableError, UsageError
+from tracekit.report import Report
+
+# By kind, best first: `auto` takes the first that can run here.
+BUILT_IN: dict[str, dict[str, str]] = {
+    "features": {"dinov2": "tracekit.backends.dinov2:DinoV2", "lowlevel": "tracekit.backends.lowlevel:Lowlevel"},
+    "reconstruction": {"sensor": "tracekit.backends.sensor:Sensor", "planar": "tracekit.backends.planar:Planar"},
+    "tracking": {"klt": "tracekit.backends.klt:Klt"},
+    "captioning": {"template": "tracekit.backends.template:Template"},
+}
+# What the paper runs (2.1, A.3, A.4, A.5).
+PAPERS_CHOICE = {"features": "dinov2", "reconstruction": "vggt", "tracking": "tapip3d", "captioning": "smolvlm"}
+_ENTRY_POINTS = "tracekit.backends"
+
+
+def names(kind: str) -> list[str]:
+    """Names of all backends of a kind, best first, those of other packages last."""
+    return [*BUILT_IN[kind], *_added(kind)]
+
+
+def load(kind: str, name: str) -> Any:
+    """The class of a backend. Raises UsageError for an unknown name, listing the known ones."""
+    added = _added(kind)
+    if name in added:
+        return added[name].load()
+    if name not in BUILT_IN[kind]:
+        raise UsageError(f"there is no {kind} backend {name!r}", hint=f"choose one of: auto, {', '.join(names(kind))}")
+    module, _, attribute = BUILT_IN[kind][name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candidates: list[str] | None = None) -> Any:
+    """A backend that is ready to run.
+
+    `auto` takes the best one that can run on this machine (of `candidates`, when given) and says which, and what the paper's
+    would be. One asked for by name is used, or UnavailableError says how to get it.
+    """
+    if name != "auto":
+        backend = load(kind, name)
+        if reason := backend.missing(setup):
+            raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
+        return backend(setup)
+    for candidate in candidates or names(kind):
+        backend = load(kind, candidate)
+        if backend.missing(setup) is None:
+            papers = PAPERS_CHOICE[kind]
+            report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))
+            return backend(setup)
+    raise UnavailableError(f"no {kind} backend can run here", hint=f"known: {', '.join(names(kind))}")
+
+
+def _added(kind: str) -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    points = entry_points(group=_ENTRY_POINTS)
+    return {point.name.partition(".")[2]: point for point in points if point.name.partition(".")[0] == kind}

@@ -1,0 +1,267 @@
+"""Follow keypoints through a clip of any length, chunk by chunk, each with one identity throughout (paper 2.2, A.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracekit.backends.protocols import TrackingBackend
+from tracekit.errors import BadDataError
+from tracekit.extract.chunks import chunk_bounds
+from tracekit.geometry import cameras
+from tracekit.geometry.depth_lookup import surface_depth
+from tracekit.parameters import parameter
+from tracekit.records import Frames, Geometry, Keypoints, Tracks
+from tracekit.report import Report
+
+
+@dataclass(frozen=True)
+class TrackParameters:
+    """How tracking is cut into chunks and where new tracks start."""
+
+    chunk: int = parameter(60, "frames tracked at a time; bounds the memory", minimum=1)
+    cover_dilation: int = parameter(1, "patches around a visible track in which no new track starts (1: 3 x 3 patches)", minimum=0)
+    retire_after: int = parameter(4, "chunks after which a lost point is no longer searched for", minimum=1)
+    max_tracks: int = parameter(20000, "tracks in the whole clip; candidates of lower score beyond it are left out", minimum=1)
+
+
+PRESETS: dict[str, dict[str, object]] = {"release": {}}
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What a tracker is handed: the frames [first, stop). New frames begin at `start`; the one before it overlaps the last chunk."""
+
+    first: int
+    start: int
+    stop: int
+    frames: np.ndarray
+    depth: np.ndarray | None
+
+
+def track(
+    frames: Frames, keypoints: Keypoints, geometry: Geometry, tracker: TrackingBackend, parameters: TrackParameters, *, report: Report
+) -> Tracks:
+    """Track every keypoint of the first chunk, and later those on what no live track covers.
+
+    `frames` (T, H, W, 3) uint8 RGB are read a chunk at a time, and `geometry.depth` with them; without depth all points lie on
+    z = 1 of their camera. Chunks overlap by one frame: a point alive at the end of a chunk is queried in that very frame at the
+    position it had there, so nothing jumps at a cut; one that was lost is queried at its last valid position in the world.
+    Candidates are tracked forwards and backwards from the frame in which they were selected, within their chunk.
+
+    Raises BadDataError when the clip and the geometry do not fit, or when the tracker returns positions that are not finite
+    where it claims to see the point; TypeError when what it returns has the wrong shape.
+    """
+    num_frames = len(frames)
+    _check_fit(frames, keypoints, geometry)
+    entrants = _Entrants(frames, keypoints, geometry, parameters, report)
+    progress = _Progress(num_frames)
+    for start, stop in chunk_bounds(num_frames, parameters.chunk):
+        first = max(start - 1, 0)
+        chunk = _Chunk(first, start, stop, np.asarray(frames[first:stop]), _depth_of(geometry, first, start, stop, report))
+        active = progress.active(oldest_frame=start - parameters.retire_after * parameters.chunk)
+        if len(active):
+            at_first_frame = np.zeros(len(active), dtype=np.int64)
+            xyz, visible = _run(tracker, chunk, geometry, progress.last_world[active], at_first_frame, active)
+            progress.add(chunk, active, xyz, visible)
+        new, world = entrants.of_chunk(chunk, progress, is_first=start == 0)
+        if len(new):
+            identities = progress.start(new, world, keypoints.frame[new])
+            xyz, visible = _run(tracker, chunk, geometry, world, keypoints.frame[new] - first, identities)
+            progress.add(chunk, identities, xyz, visible)
+        report.progress(stop, num_frames)
+    return _assemble(progress, keypoints, geometry, tracker.name, report)
+
+
+def _check_fit(frames: Frames, keypoints: Keypoints, geometry: Geometry) -> None:
+    num_frames = len(frames)
+    if len(geometry.world_from_camera) != num_frames:
+        raise BadDataError(
+            f"track: the clip has {num_frames} frames, but the geometry has {len(geometry.world_from_camera)} cameras",
+            hint="run reconstruct again on this clip",
+        )
+    if geometry.depth is not None and len(geometry.depth) != num_frames:
+        raise BadDataError(
+            f"track: the clip has {num_frames} frames, but the depth has {len(geometry.depth)}", hint="run reconstruct again on this clip"
+        )
+    if len(keypoints.frame) and not (keypoints.frame.min() >= 0 and keypoints.frame.max() < num_frames):
+        raise BadDataError(
+            f"track: keypoints lie on frames {keypoints.frame.min()} to {keypoints.frame.max()}, but the clip has frames 0 to {num_frames - 1}",
+            hint="run keypoints again on this clip",
+        )
+    if not np.isfinite(keypoints.uv).all():
+        raise BadDataError("track: keypoints/uv holds values that are not finite", hint="run keypoints again on this clip")
+
+
+def _depth_of(geometry: Geometry, first: int, start: int, stop: int, report: Report) -> np.ndarray | None:
+    """The depth of frames [first, stop), with 0 wherever a tracker could not use it."""
+    if geometry.depth is None:
+        return None
+    depth = np.asarray(geometry.depth[first:stop], dtype=np.float32)
+    unusable = ~(depth >= 0) | np.isinf(depth)
+    report.count("depth pixels that are NaN, infinite or negative, taken as unknown", int(unusable[start - first :].sum()))
+    return np.where(unusable, np.float32(0), depth) if unusable.any() else depth
+
+
+class _Progress:
+    """The tracks so far: who they are, where each was last, and what was found chunk by chunk."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+        self.keypoint = np.zeros(0, dtype=np.int32)
+        self.born = np.zeros(0, dtype=np.int32)
+        self.last_world = np.zeros((0, 3))
+        self.last_frame = np.zeros(0, dtype=np.int64)
+        self.found: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+        """(first new frame, tracks, xyz_world (n, Q, 3), visible (n, Q)) of every run of the tracker."""
+
+    def start(self, keypoint: np.ndarray, world: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Give new tracks their identities: their columns in the result."""
+        identities = len(self.keypoint) + np.arange(len(keypoint))
+        self.keypoint = np.concatenate([self.keypoint, keypoint.astype(np.int32)])
+        self.born = np.concatenate([self.born, frame.astype(np.int32)])
+        self.last_world = np.concatenate([self.last_world, world])
+        self.last_frame = np.concatenate([self.last_frame, frame])
+        return identities
+
+    def active(self, oldest_frame: int) -> np.ndarray:
+        """Tracks whose position was known in `oldest_frame` or later."""
+        return np.flatnonzero(self.last_frame >= oldest_frame)
+
+    def add(self, chunk: _Chunk, tracks: np.ndarray, xyz: np.ndarray, visible: np.ndarray) -> None:
+        # The overlapping frame has its positions already.
+        xyz, visible = xyz[chunk.start - chunk.first :], visible[chunk.start - chunk.first :]
+        self.found.append((chunk.start, tracks, xyz, visible))
+        valid = np.isfinite(xyz).all(axis=-1)
+        seen = valid.any(axis=0)
+        last = len(xyz) - 1 - np.argmax(valid[::-1], axis=0)
+        self.last_world[tracks[seen]] = xyz[last[seen], np.flatnonzero(seen)]
+        self.last_frame[tracks[seen]] = chunk.start + last[seen]
+
+
+class _Entrants:
+    """Decides which candidates become tracks, and lifts them into the world."""
+
+    def __init__(self, frames: Frames, keypoints: Keypoints, geometry: Geometry, parameters: TrackParameters, report: Report) -> None:
+        self.keypoints, self.geometry, self.parameters, self.report = keypoints, geometry, parameters, report
+        self.image_size = (frames.shape[2], frames.shape[1])
+        self.grid = keypoints.labels.shape[1:]
+        for name in (
+            "candidates on patches that a track covers already",
+            "candidates dropped because their depth is unknown or torn between two surfaces",
+            "candidates left out because of --max-tracks",
+        ):
+            report.count(name, 0)
+
+    def of_chunk(self, chunk: _Chunk, progress: _Progress, is_first: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates that start a track in this chunk, and their positions in the world (n, 3)."""
+        candidates = np.flatnonzero((self.keypoints.frame >= chunk.start) & (self.keypoints.frame < chunk.stop))
+        if not is_first:
+            candidates = self._uncovered(candidates, chunk, progress)
+        candidates, world = self._lifted(candidates, chunk)
+        room = self.parameters.max_tracks - len(progress.keypoint)
+        if len(candidates) > room:
+            self.report.count("candidates left out because of --max-tracks", len(candidates) - room)
+            kept = np.sort(np.argsort(-self.keypoints.score[candidates], kind="stable")[:room])
+            candidates, world = candidates[kept], world[kept]
+        return candidates, world
+
+    def _uncovered(self, candidates: np.ndarray, chunk: _Chunk, progress: _Progress) -> np.ndarray:
+        """Those whose patch, in the frame in which they were selected, is not near a visible track."""
+        free = np.ones(len(candidates), dtype=bool)
+        for frame in np.unique(self.keypoints.frame[candidates]):
+            covered = np.zeros(self.grid, dtype=bool)
+            for start, _, xyz, visible in progress.found:
+                if start == chunk.start:
+                    seen = xyz[frame - start][visible[frame - start]].astype(np.float64)
+                    uv, _ = cameras.project(seen, self.geometry.intrinsics, self.geometry.world_from_camera[frame])
+                    row, column = self._patch(uv[np.isfinite(uv).all(axis=1)])
+                    covered[row, column] = True
+            covered = _dilated(covered, self.parameters.cover_dilation)
+            here = self.keypoints.frame[candidates] == frame
+            free[here] = ~covered[self._patch(self.keypoints.uv[candidates[here]])]
+        self.report.count("candidates on patches that a track covers already", int((~free).sum()))
+        return candidates[free]
+
+    def _patch(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns in the patch grid of pixels (n, 2)."""
+        column = np.clip((uv[:, 0] + 0.5) * self.grid[1] / self.image_size[0], 0, self.grid[1] - 1).astype(int)
+        row = np.clip((uv[:, 1] + 0.5) * self.grid[0] / self.image_size[1], 0, self.grid[0] - 1).astype(int)
+        return row, column
+
+    def _lifted(self, candidates: np.ndarray, chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:
+        world = np.full((len(candidates), 3), np.nan)
+        for frame in np.unique(self.keypoints.frame[candidates]):
+            here = np.flatnonzero(self.keypoints.frame[candidates] == frame)
+            uv = self.keypoints.uv[candidates[here]].astype(np.float64)
+            z = np.ones(len(uv)) if chunk.depth is None else surface_depth(chunk.depth[frame - chunk.first], uv, self.image_size)
+            world[here] = cameras.unproject(uv, z, self.geometry.intrinsics, self.geometry.world_from_camera[frame])
+        lifted = np.isfinite(world).all(axis=1)
+        self.report.count("candidates dropped because their depth is unknown or torn between two surfaces", int((~lifted).sum()))
+        return candidates[lifted], world[lifted]
+
+
+def _dilated(mask: np.ndarray, steps: int) -> np.ndarray:
+    """The mask (gh, gw) grown by `steps` cells in all eight directions."""
+    height, width = mask.shape
+    padded = np.pad(mask, steps)
+    grown = np.zeros_like(mask)
+    for down in range(2 * steps + 1):
+        for right in range(2 * steps + 1):
+            grown |= padded[down : down + height, right : right + width]
+    return grown
+
+
+def _run(
+    tracker: TrackingBackend, chunk: _Chunk, geometry: Geometry, queries: np.ndarray, query_frames: np.ndarray, identities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let the tracker follow the queries through the chunk, and believe nothing that it returns."""
+    xyz, visible = tracker.track(
+        chunk.frames, chunk.depth, geometry.intrinsics, geometry.world_from_camera[chunk.first : chunk.stop], queries, query_frames, identities
+    )
+    xyz, visible = np.asarray(xyz), np.asarray(visible)
+    expected = (len(chunk.frames), len(queries))
+    if xyz.shape != (*expected, 3) or visible.shape != expected:
+        raise TypeError(
+            f"track: tracker {tracker.name} returned shapes {xyz.shape} and {visible.shape}, not {(*expected, 3)} and {expected}"
+        )
+    visible = visible.astype(bool)
+    broken = visible & ~np.isfinite(xyz).all(axis=-1)
+    if broken.any():
+        frame, query = np.argwhere(broken)[0]
+        raise BadDataError(
+            f"track: tracker {tracker.name} sees track {identities[query]} in frame {chunk.first + frame}, but its position is not finite",
+            hint="the tracker's weights or its input are broken; try another --tracker",
+        )
+    return xyz.astype(np.float32, copy=False), visible
+
+
+def _assemble(progress: _Progress, keypoints: Keypoints, geometry: Geometry, tracker: str, report: Report) -> Tracks:
+    shape = (progress.num_frames, len(progress.keypoint))
+    xyz_world = np.full((*shape, 3), np.nan, dtype=np.float32)
+    visible = np.zeros(shape, dtype=bool)
+    for start, tracks, xyz, seen in progress.found:
+        xyz_world[start : start + len(xyz), tracks] = xyz
+        visible[start : start + len(xyz), tracks] = seen
+    uv = np.full((*shape, 2), np.nan, dtype=np.float32)
+    for frame, camera in enumerate(geometry.world_from_camera):
+        uv[frame] = cameras.project(xyz_world[frame].astype(np.float64), geometry.intrinsics, camera)[0]
+    known = np.isfinite(xyz_world).all(axis=-1)
+    valid = known & np.isfinite(uv).all(axis=-1)
+    xyz_world[~valid] = np.nan
+    uv[~valid] = np.nan
+    report.count("tracks", shape[1])
+    report.count("positions dropped because they lie behind the camera", int((known & ~valid).sum()))
+    report.count("positions of tracks that are lost or not yet born (NaN)", int((~valid).sum()))
+    return Tracks(
+        tracker=tracker,
+        xyz_world=xyz_world,
+        uv=uv,
+        visible=(visible & valid).astype(np.uint8),
+        valid=valid.astype(np.uint8),
+        keypoint=progress.keypoint,
+        entity=keypoints.entity[progress.keypoint].astype(np.int32),
+        born=progress.born,
+        chunk=keypoints.chunk[progress.keypoint].astype(np.int32),
+    )

@@ -1,0 +1,130 @@
+"""New files appear whole or not at all: written beside the target, flushed to the disk, then renamed.
+
+After a kill at any moment the target is either the old complete file or the new complete file. What a killed process left
+behind is recognised by its lock, which died with it, and swept by the next command that writes to the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tracekit.errors import CannotCreateError, StorageError
+
+_SUFFIX = ".tracekit-part"
+_SWEEP_WITHOUT_LOCKS_AFTER_SECONDS = 24 * 3600
+
+
+@contextlib.contextmanager
+def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield the path of an empty temporary sibling of `target`; when the block ends well it becomes `target`.
+
+    Raises CannotCreateError before the block runs when the folder cannot be written to, or when `target` exists and `force` is
+    False. The temporary is held under a lock, so writers must open it without locking of their own (h5py: locking=False).
+    """
+    target = Path(target)
+    check_can_create(target, force=force)
+    _sweep(target.parent)
+    temporary, descriptor = _create_sibling(target)
+    try:
+        yield temporary
+        os.fsync(descriptor)
+        _publish(temporary, target, force)
+        _sync_folder(target.parent)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        os.close(descriptor)
+
+
+def check_can_create(target: Path, *, force: bool) -> None:
+    """Raise CannotCreateError if `target` must not or cannot be written. Nothing is created."""
+    folder = target.parent
+    if target.is_dir():
+        raise CannotCreateError(f"{target} is a folder", hint="name a file, or use -d for a folder of outputs")
+    if target.exists() and not force:
+        raise CannotCreateError(f"{target} exists", hint="use --force to replace it, or another -o")
+    if not folder.is_dir():
+        raise CannotCreateError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CannotCreateError(f"the folder {folder} is not writable")
+
+
+def storage_error(error: OSError, where: str) -> StorageError:
+    """Name what the operating system refused, and the folder that it is about."""
+    number = error.errno or _errno_in_message(str(error))
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"no space left: {where}", hint="free some space there and run the same command again")
+    if number == errno.EFBIG:
+        return StorageError(f"the file grew past the size limit of this process or disk: {where}", hint="see `ulimit -f`")
+    reason = os.strerror(number) if number else str(error).splitlines()[0]
+    return StorageError(f"{where}: {reason}")
+
+
+def _errno_in_message(message: str) -> int:
+    """h5py puts the error number into the text: "... errno = 28, error message = 'No space left on device' ..."."""
+    _, found, rest = message.partition("errno = ")
+    digits = rest.split(",")[0].strip()
+    return int(digits) if found and digits.isdigit() else 0
+
+
+def _create_sibling(target: Path) -> tuple[Path, int]:
+    for attempt in range(100):
+        temporary = target.parent / f".{target.name[:180]}.{os.getpid()}-{attempt}{_SUFFIX}"
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise CannotCreateError(f"the folder {target.parent} is not writable: {error.strerror}") from None
+            raise storage_error(error, f"cannot create a file in {target.parent}") from None
+        with contextlib.suppress(OSError):  # a file system without locks: the sweep then goes by age
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return temporary, descriptor
+    raise CannotCreateError(f"cannot find a free temporary name beside {target}")
+
+
+def _publish(temporary: Path, target: Path, force: bool) -> None:
+    if force:
+        os.replace(temporary, target)
+        return
+    try:
+        os.link(temporary, target)  # unlike rename, fails when somebody else was first
+    except FileExistsError:
+        raise CannotCreateError(
+            f"{target} appeared while this command ran", hint="another command wrote it; use --force to replace it"
+        ) from None
+    except OSError:  # no hard links on this file system
+        os.replace(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporaries whose writer is gone."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                pass  # its writer is alive
+            except OSError:
+                if time.time() - path.stat().st_mtime > _SWEEP_WITHOUT_LOCKS_AFTER_SECONDS:
+                    path.unlink()
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Is this file a whole, harmless HDF5 file? Asked before anything in it is believed.
+
+HDF5 accepts more than it should from a stranger: a truncated copy, two files concatenated, links and storage that point
+out of the file, sizes that no machine can hold. All of them are refused here, by reading headers only.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tracekit.errors import BadDataError, MissingInputError, ResumableError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# Where the superblock holds the end-of-file address, by superblock version (HDF5 File Format Specification, II.A).
+_END_OF_FILE_OFFSET = {0: 40, 1: 44, 2: 28, 3: 28}
+_SUPERBLOCK_BYTES = 64
+# zlib cannot expand by more than 1032; a chunked dataset that claims more than that is lying about its size.
+_MAX_EXPANSION = 1100
+_MAX_OBJECTS = 20_000
+_KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf", 32001: "blosc", 32026: "blosc2"}
+
+
+def check_is_whole(head: bytes, num_bytes: int, name: str) -> None:
+    """Raise BadDataError unless `num_bytes` is exactly what the superblock in `head` (the first 64 bytes) promises."""
+    if num_bytes == 0:
+        raise BadDataError(f"{name} is empty", hint="the command that should have written it failed, or has not run")
+    if not head.startswith(SIGNATURE):
+        raise BadDataError(f"{name} is not an HDF5 file", hint="expected a file that a tracekit command wrote")
+    version = head[8] if len(head) > 8 else 255
+    offset = _END_OF_FILE_OFFSET.get(version)
+    if offset is None or len(head) < offset + 8:
+        raise BadDataError(f"{name} is cut off or damaged within its first {_SUPERBLOCK_BYTES} bytes")
+    (expected,) = struct.unpack_from("<Q", head, offset)
+    if num_bytes < expected:
+        raise BadDataError(f"{name} is cut off: got {num_bytes} of {expected} bytes", hint="run the command that writes it again")
+    if num_bytes > expected:
+        raise BadDataError(
+            f"{name} has {num_bytes} bytes, {num_bytes - expected} more than the {expected} of the HDF5 file in it",
+            hint="were two files concatenated? give them as separate sources",
+        )
+
+
+def open_checked(path: str, name: str) -> h5py.File:
+    """Open the HDF5 file at `path` for reading after the checks of this module. `name` is what messages call it."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_SUPERBLOCK_BYTES)
+            num_bytes = os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        raise MissingInputError(f"{name} does not exist") from None
+    except IsADirectoryError:
+        raise BadDataError(f"{name} is a folder, not an HDF5 file") from None
+    except PermissionError:
+        raise MissingInputError(f"{name} cannot be read: permission denied") from None
+    check_is_whole(head, num_bytes, name)
+    try:
+        file = h5py.File(path, "r")
+    except BlockingIOError:
+        raise _locked(name) from None
+    except OSError as error:
+        if "unable to lock file" in str(error):
+            raise _locked(name) from None
+        raise BadDataError(f"{name} is damaged: HDF5 cannot open it ({_first_line(error)})") from None
+    try:
+        _check_objects(file, name, num_bytes)
+        file.visit(lambda _: None)  # reads what is left of the headers, checksums included
+    except (RuntimeError, OSError, KeyError, ValueError, OverflowError, UnicodeDecodeError) as error:
+        file.close()
+        raise BadDataError(f"{name} is damaged: {_first_line(error)}") from None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_dataset(dataset: h5py.Dataset, selection: object = ()) -> np.ndarray:
+    """`dataset[selection]`, with damage reported under the dataset's name."""
+    try:
+        return dataset[selection]
+    except OSError as error:
+        path = (dataset.name or "").lstrip("/")
+        is_filter = "filter returned failure" in str(error)  # the checksum, or a stream that does not unpack
+        reason = "its checksum is wrong: bits have flipped since it was written" if is_filter else _first_line(error)
+        raise BadDataError(f"{path} in {Path(dataset.file.filename).name} cannot be read: {reason}") from None
+
+
+def _check_objects(file: h5py.File, name: str, num_bytes: int) -> None:
+    """Walk every link without following any that leaves the file, and look at every dataset's header."""
+    seen: set[object] = set()
+    todo: list[tuple[str, h5py.h5g.GroupID]] = [("", file["/"].id)]
+    while todo:
+        prefix, group = todo.pop()
+        _check_attributes(group, prefix or "/", name)
+        for link in group:
+            path = f"{prefix}/{link.decode('utf-8', 'replace')}".lstrip("/")
+            if group.links.get_info(link).type != h5py.h5l.TYPE_HARD:
+                raise BadDataError(f"{path} in {name} is a soft or external link", hint="tracekit follows no links: store the data itself")
+            info = h5py.h5g.get_objinfo(group, link)
+            address = info.objno
+            if address in seen:
+                continue
+            seen.add(address)
+            if len(seen) > _MAX_OBJECTS:
+                raise BadDataError(f"{name} holds more than {_MAX_OBJECTS} objects")
+            obj = h5py.h5o.open(group, link)
+            if isinstance(obj, h5py.h5g.GroupID):
+                todo.append((path, obj))
+            elif isinstance(obj, h5py.h5d.DatasetID):
+                _check_attributes(obj, path, name)
+                _check_dataset(obj, path, name, num_bytes)
+            else:
+                raise BadDataError(f"{path} in {name} is neither a group nor a dataset")
+
+
+def _check_dataset(dataset: h5py.h5d.DatasetID, path: str, name: str, num_bytes: int) -> None:
+    plist = dataset.get_create_plist()
+    if plist.get_external_count() > 0:
+        raise BadDataError(f"{path} in {name} keeps its values in another file (external storage)", hint="store the data itself")
+    if plist.get_layout() == h5py.h5d.VIRTUAL:
+        raise BadDataError(f"{path} in {name} is a virtual dataset", hint="store the data itself")
+    for index in range(plist.get_nfilters()):
+        code = plist.get_filter(index)[0]
+        if code not in _KNOWN_FILTERS:
+            raise BadDataError(f"{path} in {name} uses the HDF5 filter {code}, which tracekit does not know")
+    _check_type(dataset.get_type(), path, name)
+    declared = int(np.prod([int(n) for n in dataset.shape], dtype=object)) * dataset.get_type().get_size() if dataset.shape else 0
+    limit = num_bytes if plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) else _MAX_EXPANSION * num_bytes + (1 << 20)
+    if declared > limit:
+        shape = tuple(int(n) for n in dataset.shape)
+        raise BadDataError(
+            f"{path} in {name} declares shape {shape}, {declared:,} bytes, in a file of {num_bytes:,}: refused before reading"
+        )
+
+
+def _check_attributes(obj: object, path: str, name: str) -> None:
+    for index in range(h5py.h5a.get_num_attrs(obj)):
+        attribute = h5py.h5a.open(obj, index=index)
+        label = f"attribute {attribute.name.decode('utf-8', 'replace')} of {path}"
+        if attribute.get_storage_size() > (1 << 20):
+            raise BadDataError(f"{label} in {name} is larger than 1 MiB")
+        _check_type(attribute.get_type(), label, name)
+
+
+def _check_type(kind: h5py.h5t.TypeID, path: str, name: str) -> None:
+    known = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID, h5py.h5t.TypeEnumID)
+    if not isinstance(kind, known):
+        raise BadDataError(f"{path} in {name} holds neither numbers nor text")
+
+
+def _locked(name: str) -> ResumableError:
+    return ResumableError(
+        f"{name} is locked: another process has it open for writing", hint="wait for that process and run the same command again"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).splitlines()
+    return text[0] if text else type(error).__name__

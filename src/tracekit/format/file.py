@@ -1,0 +1,466 @@
+"""Records to files and back.
+
+    with open_records("in.h5", EPISODE) as source:
+        clip = source.read("video")
+    with write_records(Target(path), EPISODE, clip_id, base=source) as out:
+        out.put(keypoints)
+        out.append_step(step)
+
+What a stage does not know it carries along. Arrays that have one picture a frame (depth, embedded frames) are never held as a
+whole: they are read by slices and written block by block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from tracekit.errors import BadDataError
+from tracekit.format import provenance, streams, validation
+from tracekit.format.atomic import check_can_create, new_file, storage_error
+from tracekit.format.container import open_checked, read_dataset
+from tracekit.format.schema import KINDS, Entry, FileKind
+from tracekit.records import Episode, Frames, Spec
+
+STDIN_NAME = "standard input"
+_LIBVER = ("v110", "v110")  # what Debian's h5dump reads
+_MILLIMETRE = 0.001
+_BLOCK_FRAMES = 16
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a result goes: a path, or None for standard output."""
+
+    path: Path | None
+    force: bool = False
+
+    def check(self) -> None:
+        """Fail before any work when the result could not be delivered: exit 73, or 2 when it would land on a terminal."""
+        if self.path is None:
+            streams.check_stdout_is_no_terminal()
+        else:
+            check_can_create(self.path, force=self.force)
+
+
+class DatasetFrames:
+    """A dataset with one picture a frame, sliced from the file on demand. Depth comes as float32 metres, 0 where unknown."""
+
+    def __init__(self, dataset: h5py.Dataset, spec: Spec) -> None:
+        self._dataset = dataset
+        self._is_depth = spec.dtype == "depth"
+        self._scale = (
+            float(dataset.attrs.get("metres_per_unit", _MILLIMETRE if dataset.dtype.kind == "u" else 1.0)) if self._is_depth else 1.0
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._dataset.shape
+
+    def __len__(self) -> int:
+        return self._dataset.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        values = read_dataset(self._dataset, index)
+        if not self._is_depth:
+            return values
+        depth = values.astype(np.float32)
+        if self._scale != 1.0:
+            depth *= np.float32(self._scale)
+        return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+class RecordFile:
+    """An open file whose names, types and shapes have been checked."""
+
+    def __init__(self, file: h5py.File, kind: FileKind, name: str, raw: BinaryIO) -> None:
+        self.kind = kind
+        self.name = name
+        self._raw = raw
+        self._file = file
+        self._axes = validation.check_layout(file, kind, name)
+
+    @property
+    def clip_id(self) -> str:
+        return str(self._file.attrs.get("clip_id", ""))
+
+    @property
+    def num_bytes(self) -> int:
+        return os.fstat(self._raw.fileno()).st_size
+
+    def copy_to(self, path: str) -> None:
+        """Copy the file byte by byte."""
+        self._raw.seek(0)
+        with open(path, "wb") as target:
+            shutil.copyfileobj(self._raw, target, 1 << 20)
+
+    @property
+    def format_version(self) -> int:
+        return int(self._file.attrs["format_version"])
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the records in the file, in order of the pipeline."""
+        return [group.name for group in self.kind.groups if not group.name or group.name in self._file]
+
+    def read(self, name: str) -> Any:
+        """The record of the group `name`, which must be there (see `require`)."""
+        self.require(name)
+        group = self.kind.group(name)
+        return group.record(**{entry.field: self._read_entry(entry) for entry in group.entries()})
+
+    def require(self, name: str) -> None:
+        """Raise BadDataError when the group is absent, naming the command that writes it."""
+        if name and name not in self._file:
+            commands = self.kind.group(name).written_by.split(",")[0]
+            raise BadDataError(f"{self.name} has no {name}", hint=f"`tracekit {commands}` writes it")
+
+    def read_or_none(self, name: str) -> Any:
+        """Like `read`, but None when the group is absent."""
+        return self.read(name) if name in self._file else None
+
+    def episode(self) -> Episode:
+        """All records of an episode."""
+        return Episode(self.clip_id, **{group.name: self.read_or_none(group.name) for group in self.kind.groups})
+
+    def steps(self) -> list[provenance.Step]:
+        """The file's history, oldest first."""
+        return provenance.read(self._file)
+
+    def unknown_names(self) -> list[str]:
+        """Datasets in our groups that this version does not know."""
+        return list(validation.check_known_names(self._file, self.kind))
+
+    def datasets(self) -> list[tuple[str, tuple[int, ...], str, int]]:
+        """(path, shape, dtype, bytes on disk) of every dataset."""
+        rows: list[tuple[str, tuple[int, ...], str, int]] = []
+        self._file.visititems(
+            lambda path, item: (
+                rows.append((path, item.shape, str(item.dtype), item.id.get_storage_size())) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+        return rows
+
+    def summary(self, name: str) -> str:
+        """One line about a group: its attributes and the shapes of its datasets."""
+        parts = []
+        for entry in self.kind.group(name).entries():
+            if entry.is_attribute:
+                value = self._read_entry(entry)
+                parts.append("" if value is None else f"{entry.field}={_short(value)}")
+            elif entry.path in self._file:
+                shape = "x".join(str(length) for length in self._file[entry.path].shape)
+                parts.append(f"{entry.path.removeprefix(name).lstrip('/')}[{shape}]")
+        return "  ".join(part for part in parts if part)
+
+    def validate_everything(self) -> None:
+        """Read every value once: checksums, rules on values. Raises BadDataError at the first fault."""
+        for name in self.groups:
+            record = self.read(name)
+            for entry in self.kind.group(name).entries():
+                value = getattr(record, entry.field)
+                if entry.spec.is_frames and value is not None:
+                    for start in range(0, len(value), _BLOCK_FRAMES):
+                        value[start : start + _BLOCK_FRAMES]
+        self.steps()
+
+    def _read_entry(self, entry: Entry) -> Any:
+        if entry.is_attribute:
+            value = self._file[entry.path or "/"].attrs.get(entry.field)
+            return value if value is None or isinstance(value, str) else value.item()
+        if entry.path not in self._file:
+            return None
+        dataset = self._file[entry.path]
+        if entry.spec.is_frames:
+            return DatasetFrames(dataset, entry.spec)
+        if entry.spec.dtype == "str":
+            return _decode_text(read_dataset(dataset), entry.path)
+        values = read_dataset(dataset).astype(np.dtype(entry.spec.dtype), copy=False)
+        validation.check_values(entry.path, entry.spec, values, self._axes)
+        return values
+
+
+@contextlib.contextmanager
+def open_records(source: str | os.PathLike | None, kind: FileKind | None = None) -> Iterator[RecordFile]:
+    """Open a file, or standard input for None and "-". With `kind` None any kind is accepted.
+
+    Raises MissingInputError when there is nothing to read, BadDataError when it is not a whole, harmless file of that kind
+    in a version that is understood, ResumableError when another process is writing it.
+    """
+    with contextlib.ExitStack() as stack:
+        if source is None or os.fspath(source) == "-":
+            name = STDIN_NAME
+            path, spool = _standard_input(stack)
+        else:
+            name = path = os.fspath(source)
+            spool = None
+        file = stack.enter_context(open_checked(path, name))
+        if spool is not None:
+            spool.forget_name()
+        raw = spool.stream if spool is not None else stack.enter_context(open(path, "rb"))
+        yield RecordFile(file, _check_kind(file, kind, name), name, raw)
+
+
+def _standard_input(stack: contextlib.ExitStack) -> tuple[str, streams.Spool | None]:
+    if path := streams.redirected_file():
+        return path, None
+    spool = stack.enter_context(streams.Spool())
+    streams.fill_from_stdin(spool)
+    return spool.path, spool
+
+
+def _check_kind(file: h5py.File, wanted: FileKind | None, name: str) -> FileKind:
+    expected = wanted.name if wanted else "one of " + ", ".join(KINDS)
+    found = file.attrs.get("format")
+    if not isinstance(found, str):
+        raise BadDataError(f"{name} is HDF5, but not a tracekit file: it has no attribute `format`; expected {expected}")
+    if found not in KINDS or (wanted and found != wanted.name):
+        raise BadDataError(f"{name} is of format {found}, but {expected} is expected")
+    kind = KINDS[found]
+    version = file.attrs.get("format_version")
+    if version is None or not np.issubdtype(np.asarray(version).dtype, np.integer):
+        raise BadDataError(f"{name} has no format_version")
+    if int(version) > kind.version:
+        raise BadDataError(
+            f"{name} has format_version {int(version)}, but this tracekit reads {found} up to version {kind.version}",
+            hint="pip install --upgrade tracekit",
+        )
+    return kind
+
+
+class RecordWriter:
+    """A file being written. `append_step` comes last."""
+
+    def __init__(self, file: h5py.File, kind: FileKind, dropped: list[str]) -> None:
+        self._file = file
+        self._kind = kind
+        self.dropped = dropped
+        """Groups of the base that were left behind: they were computed from what is now written anew."""
+
+    def put(self, record: object) -> None:
+        """Write a record as its group, which must have been named in `writes`."""
+        group = validation.group_of(self._kind, record)
+        if group.name:
+            self._file.require_group(group.name)
+        for entry in group.entries():
+            value = getattr(record, entry.field)
+            if value is None:
+                if entry.spec.required:
+                    raise TypeError(f"{type(record).__name__}.{entry.field} is None but required")
+            elif entry.is_attribute:
+                self._file[entry.path or "/"].attrs[entry.field] = (
+                    value if isinstance(value, str) else np.dtype(entry.spec.dtype).type(value)
+                )
+            elif entry.spec.is_frames:
+                self._put_frames(entry, value)
+            else:
+                self._put_array(entry, value)
+
+    def depth_sink(self, group: str, num_frames: int, *, metric: bool) -> DepthSink:
+        """Where a stage puts the depth of group/depth block by block, before or after `put`."""
+        entry = next(entry for entry in self._kind.group(group).entries() if entry.field == "depth")
+        return DepthSink(self._file, entry, num_frames, metric)
+
+    def set_clip_id(self, clip_id: str) -> None:
+        self._file.attrs["clip_id"] = clip_id
+
+    def append_step(self, step: provenance.Step) -> None:
+        """Add to the file's history."""
+        provenance.append(self._file, step)
+
+    def check(self) -> None:
+        """Our own output keeps the schema; anything else is a bug of ours."""
+        axes = validation.check_layout(self._file, self._kind, "the new file")
+        for group in self._kind.groups:
+            for entry in group.entries():
+                if entry.spec.values and entry.path in self._file:
+                    validation.check_values(entry.path, entry.spec, self._file[entry.path][()], axes)
+
+    def _put_array(self, entry: Entry, value: Any) -> None:
+        assert entry.spec.shape is not None
+        if entry.spec.dtype == "str":
+            data = _encode_text(value, len(entry.spec.shape))
+        else:
+            data = _as_stored(np.asarray(value), np.dtype(entry.spec.dtype), entry.path)
+        dataset = _create(self._file, entry, data.shape, data.dtype, _chunk_shape(data.shape, data.dtype.itemsize))
+        if data.size:
+            dataset[...] = data
+
+    def _put_frames(self, entry: Entry, frames: Frames) -> None:
+        if entry.spec.dtype == "depth":
+            metric = not (isinstance(frames, DatasetFrames) and frames._dataset.dtype.kind == "f")
+            sink = DepthSink(self._file, entry, len(frames), metric)
+            for start in range(0, len(frames), _BLOCK_FRAMES):
+                sink(start, frames[start : start + _BLOCK_FRAMES])
+            sink.finish(frames.shape[1:])
+            return
+        shape = tuple(frames.shape)
+        dataset = _create(self._file, entry, shape, np.dtype(entry.spec.dtype), (1, *shape[1:]))
+        for start in range(0, len(frames), _BLOCK_FRAMES):
+            dataset[start : start + _BLOCK_FRAMES] = frames[start : start + _BLOCK_FRAMES]
+
+
+class DepthSink:
+    """Call it with (first frame, (n, h, w) float32 depth). Metric depth is kept in millimetres, relative depth as float16."""
+
+    def __init__(self, file: h5py.File, entry: Entry, num_frames: int, metric: bool) -> None:
+        self._file = file
+        self._entry = entry
+        self._num_frames = num_frames
+        self._metric = metric
+        self._dataset: h5py.Dataset | None = None
+        self.num_too_far = 0
+        """Pixels farther than 65.535 m, which millimetres in 16 bits cannot hold: written as unknown."""
+
+    def __call__(self, start: int, depth: np.ndarray) -> None:
+        dataset = self._open(depth.shape[1:])
+        if self._metric:
+            millimetres = np.rint(depth / _MILLIMETRE)
+            too_far = millimetres > np.iinfo(np.uint16).max
+            self.num_too_far += int(too_far.sum())
+            dataset[start : start + len(depth)] = np.where(too_far, 0, millimetres).astype(np.uint16)
+        else:
+            dataset[start : start + len(depth)] = depth.astype(np.float16)
+
+    def finish(self, size: tuple[int, ...]) -> None:
+        """Make the dataset of a clip without frames."""
+        self._open(size)
+
+    def _open(self, size: tuple[int, ...]) -> h5py.Dataset:
+        if self._dataset is None:
+            shape = (self._num_frames, *size)
+            self._dataset = _create(self._file, self._entry, shape, np.dtype("u2" if self._metric else "f2"), (1, *size))
+            self._dataset.attrs["metres_per_unit"] = _MILLIMETRE if self._metric else 1.0
+        return self._dataset
+
+
+@contextlib.contextmanager
+def write_records(
+    target: Target, kind: FileKind, clip_id: str = "", *, base: RecordFile | None = None, writes: set[str] | None = None
+) -> Iterator[RecordWriter]:
+    """Write a new file. With `base`, everything in it is carried along, but the groups in `writes` and what was computed from them.
+
+    The target appears when the block ends without an error, and not at all otherwise.
+    """
+    written = writes or set()
+    with contextlib.ExitStack() as stack:
+        spool: streams.Spool | None = None
+        if target.path is None:
+            spool = stack.enter_context(streams.Spool())
+            path, where = spool.path, f"the temporary folder {os.path.dirname(spool.path)} (TMPDIR)"
+        else:
+            path = os.fspath(stack.enter_context(new_file(target.path, force=target.force)))
+            where = f"the folder {target.path.parent}"
+        with _storage_errors(where):
+            outdated = kind.outdated_by(written)
+            replaced = [name for name in base.groups if name in written | outdated] if base else []
+            if base is not None and not replaced:
+                base.copy_to(path)
+            with h5py.File(path, "w" if base is None or replaced else "r+", libver=_LIBVER, locking=False) as file:
+                if spool is not None:
+                    spool.forget_name()
+                if base is not None and replaced:
+                    _carry_along(base._file, file, without=set(replaced))
+                file.attrs["format"], file.attrs["format_version"] = kind.name, kind.version
+                if clip_id:
+                    file.attrs["clip_id"] = clip_id
+                writer = RecordWriter(file, kind, [name for name in replaced if name in outdated])
+                yield writer
+                writer.check()
+        if spool is not None:
+            streams.emit(spool)
+
+
+@contextlib.contextmanager
+def _storage_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise storage_error(error, where) from error
+    except RuntimeError as error:  # h5py: "Unable to ... (file write failed: ... errno = 28 ...)" at close
+        if "errno = " not in str(error):
+            raise
+        raise storage_error(OSError(str(error)), where) from error
+
+
+def _carry_along(source: h5py.File, target: h5py.File, *, without: set[str]) -> None:
+    """Copy all other groups as they are, ours and strangers'. A plain copy of the file and deletions would leave holes in it."""
+    for name, value in source.attrs.items():
+        target.attrs[name] = value
+    for name in source:
+        if name not in without:
+            source.copy(name, target)  # moves compressed chunks without unpacking them
+
+
+def _create(file: h5py.File, entry: Entry, shape: tuple[int, ...], dtype: np.dtype, chunks: tuple[int, ...]) -> h5py.Dataset:
+    filters: dict[str, Any] = {}
+    if 0 not in shape:
+        filters = {"chunks": chunks, "shuffle": dtype.kind != "S", "compression": "gzip", "compression_opts": 1, "fletcher32": True}
+    dataset = file.create_dataset(entry.path, shape, dtype, **filters)
+    for key in ("unit", "frame", "meaning"):
+        if text := getattr(entry.spec, key):
+            dataset.attrs[key] = text
+    dataset.attrs["shape"] = " ".join(str(axis) for axis in entry.spec.shape or ())
+    return dataset
+
+
+def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Whole rows, about a mebibyte of them: few chunks, and a slice along the first axis reads no more than it must."""
+    row = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
+    return (max(1, min(shape[0], _CHUNK_BYTES // row)), *shape[1:]) if shape else ()
+
+
+def _as_stored(value: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:
+    """Floats may lose precision, whole numbers must keep their value."""
+    if value.dtype.kind in "iub" and dtype.kind in "iu":
+        stored = value.astype(dtype)
+        if not np.array_equal(stored, value):
+            raise TypeError(f"{path}: values do not fit into {dtype}")
+        return stored
+    return value.astype(dtype, casting="same_kind", copy=False)
+
+
+def _encode_text(value: Any, ndim: int) -> np.ndarray:
+    texts = np.array(value, dtype=object)
+    if texts.ndim != ndim:  # an empty list has lost its inner axes
+        texts = np.empty((0,) * ndim, dtype=object)
+    encoded = [text.encode() for text in texts.ravel()]
+    width = max([len(text) for text in encoded], default=1) or 1
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(texts.shape)
+
+
+def _decode_text(values: np.ndarray, path: str) -> list:
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        try:
+            return value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:
+            raise BadDataError(f"{path} holds text that is not UTF-8") from None
+
+    return decode(values.tolist())
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:12] + "..." + text[-24:]
+
+
+def read_text_column(path: str, dataset: str) -> list[str]:
+    """A list of texts from any harmless HDF5 file: a manifest, for example."""
+    with open_checked(path, path) as file:
+        found = file.get(dataset)
+        if not isinstance(found, h5py.Dataset) or h5py.check_string_dtype(found.dtype) is None or found.ndim != 1:
+            raise BadDataError(f"{path} has no one-dimensional text dataset {dataset!r}", hint="name one with --column")
+        return _decode_text(read_dataset(found), dataset)

@@ -1,0 +1,81 @@
+"""Who wrote what from what: one entry a command, appended to the file that it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+
+from tracekit.errors import BadDataError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the history of a file."""
+
+    command: str
+    argv: list[str]
+    version: str
+    parameters: dict[str, Any]
+    inputs: list[str]
+    """Ids of what was read: clip ids and digests, never paths of this machine."""
+    backend: str = ""
+    weights_sha256: str = ""
+    seed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was dropped or masked, by name."""
+    notes: list[str] = field(default_factory=list)
+    time: str = ""
+
+
+MEANING = {
+    "command": "subcommand that ran",
+    "argv": "its arguments, a JSON list",
+    "version": "version of tracekit",
+    "parameters": "every parameter in force, defaults included, a JSON object",
+    "inputs": "ids of what was read, a JSON list",
+    "backend": 'backend that ran, "" when the stage has none',
+    "weights_sha256": 'digest of the weights, "" when there are none',
+    "seed": "seed of every random choice",
+    "counts": "what was dropped or masked, a JSON object of numbers",
+    "notes": "what the command told its user, a JSON list",
+    "time": "when it finished, UTC (SOURCE_DATE_EPOCH is honoured)",
+}
+
+
+def append(file: h5py.File, step: Step) -> None:
+    """Add `step` as /provenance/<n>."""
+    parent = file.require_group("provenance")
+    group = parent.create_group(f"{len(parent):04d}")
+    for name, value in dataclasses.asdict(dataclasses.replace(step, time=_now())).items():
+        group.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+def read(file: h5py.File) -> list[Step]:
+    """All steps, oldest first."""
+    if "provenance" not in file:
+        return []
+    steps = []
+    for name in sorted(file["provenance"]):
+        attributes = file["provenance"][name].attrs
+        try:
+            values = {f.name: attributes[f.name] for f in dataclasses.fields(Step)}
+            decoded = {key: json.loads(value) if key in _JSON_FIELDS else value for key, value in values.items()}
+            steps.append(Step(**{**decoded, "seed": int(decoded["seed"])}))
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadDataError(f"provenance/{name} is damaged: {error}") from None
+    return steps
+
+
+_JSON_FIELDS = {"argv", "parameters", "inputs", "counts", "notes"}
+
+
+def _now() -> str:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

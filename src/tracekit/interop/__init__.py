@@ -1,0 +1,1 @@
+"""Other people's recordings and datasets, to our records and back."""

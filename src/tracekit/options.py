@@ -1,0 +1,138 @@
+"""Command-line options made from dataclasses, so that a default and its help are written once.
+
+Precedence: flag, then environment (TRACEKIT_<COMMAND>_<OPTION>, or TRACEKIT_<OPTION> for options that every command has),
+then tracekit.toml in the working folder, then the preset, then the default of the dataclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from tracekit import config, parameters
+from tracekit.errors import ConfigurationError, UsageError
+
+_SHORT = {"output": "-o", "out_dir": "-d", "dry_run": "-n", "quiet": "-q", "verbose": "-v"}
+
+
+def typer_app(
+    name: str,
+    run: Callable[..., None],
+    groups: dict[str, type],
+    *,
+    sources: str | None,
+    metavar: str = "SOURCE",
+    presets: dict[str, dict[str, Any]] | None = None,
+    flags: Mapping[str, tuple[str, ...]] | None = None,
+    about: str = "",
+) -> typer.Typer:
+    """A Typer application of one command.
+
+    `groups` maps a keyword of `run` to the parameters dataclass that fills it; every field becomes an option. `sources` is the
+    help of the positional arguments, None for a command without any. `flags` replaces the flag of a field. `run` is called
+    with `sources` and one instance per group.
+    """
+    fields = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
+    common = {field.name for key, group in groups.items() if key != "parameters" for field in dataclasses.fields(group)}
+    kinds = {name: _plain_type(group, name) for group in groups.values() for name in (field.name for field in dataclasses.fields(group))}
+    flags = flags or {}
+
+    def callback(ctx: typer.Context, **values: Any) -> None:
+        paths = list(values.pop("sources", None) or [])
+        chosen = _explicit(ctx, values)
+        from_file = config.defaults_for(name, kinds, _commands())
+        preset = values.get("preset") or from_file.get("preset") or ""
+        layers = [_preset(presets, preset) if presets is not None else {}, from_file, chosen]
+        merged = {field: _last(layers, field, values[field]) for field in fields}
+        built = {key: group(**{field.name: merged[field.name] for field in dataclasses.fields(group)}) for key, group in groups.items()}
+        for value in built.values():
+            _check(value, chosen)
+        run(sources=paths, **built) if sources is not None else run(**built)
+
+    signature = [inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    if sources is not None:
+        argument = typer.Argument(metavar=metavar, help=sources, show_default=False)
+        signature.append(_parameter("sources", list[str] | None, argument, None))
+    for field in fields.values():
+        envvars = [f"TRACEKIT_{name}_{field.name}".upper().replace("-", "_").replace(" ", "_")]
+        if field.name in common:
+            envvars.append(f"TRACEKIT_{field.name}".upper())
+        signature.append(_option(field, flags.get(field.name), envvars))
+    callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name.split()[-1], help=about, context_settings={"help_option_names": ["-h", "--help"]})(callback)
+    return app
+
+
+def _commands() -> list[str]:
+    from tracekit.cli import COMMANDS
+
+    return list(COMMANDS)
+
+
+def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _option(field: dataclasses.Field, flags: tuple[str, ...] | None, envvars: list[str]) -> inspect.Parameter:
+    rule: parameters.Rule = field.metadata["rule"]
+    flag = "--" + field.name.replace("_", "-")
+    kind = _resolve(field.type)
+    declarations: tuple[str, ...] = flags or (flag,)
+    if kind is bool and field.default is True:
+        declarations = (f"{flag}/--no-{flag[2:]}",)
+    if short := _SHORT.get(field.name):
+        declarations = (*declarations, short)
+    text = rule.help + (f" One of: {', '.join(rule.choices)}." if rule.choices else "")
+    complete = (lambda incomplete: [choice for choice in rule.choices or () if choice.startswith(incomplete)]) if rule.choices else None
+    shown = not (field.default is None or field.default == "" or field.default is False)
+    info = typer.Option(*declarations, help=text, envvar=envvars, show_envvar=False, show_default=shown, autocompletion=complete)
+    return _parameter(field.name, kind, info, field.default)
+
+
+def _resolve(annotation: Any) -> Any:
+    return eval(annotation, {"Optional": typing.Optional}) if isinstance(annotation, str) else annotation  # our own source text
+
+
+def _plain_type(group: type, name: str) -> type:
+    kind = _resolve(next(field.type for field in dataclasses.fields(group) if field.name == name))
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        kind = next(member for member in typing.get_args(kind) if member is not type(None))
+    return kind
+
+
+def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Values given by flag or environment."""
+    return {name: value for name, value in values.items() if getattr(ctx.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")}
+
+
+def _preset(presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    if not name or name == "paper":  # the paper's values are the defaults
+        return {}
+    if name not in presets:
+        raise UsageError(f"there is no preset {name!r}", hint=f"choose one of: {', '.join(['paper', *presets])}")
+    return presets[name]
+
+
+def _last(layers: list[dict[str, Any]], name: str, default: Any) -> Any:
+    for layer in reversed(layers):
+        if name in layer:
+            return layer[name]
+    return default
+
+
+def _check(value: Any, explicit: dict[str, Any]) -> None:
+    try:
+        parameters.check(value)
+    except ConfigurationError as error:
+        raise (UsageError if any(f"--{name.replace('_', '-')} " in error.message for name in explicit) else ConfigurationError)(
+            error.message, hint=error.hint
+        ) from None
