@@ -34,7 +34,7 @@ def main() -> list[dict]:
     excess = ours.inertia / peer.inertia_ - 1
     return [
         {
-            "work": f"k-means, {NUM_PATCHES} x {NUM_FEATURES}, k = {NUM_CLUSTERS}, {ITERATIONS} iterations (inertia {excess:+.1e} of the peer's)",
+            "work": f"k-means, {NUM_PATCHES} x {NUM_FEATURES}, k = {NUM_CLUSTERS}, {ITERATIONS} iterations (inertia off by {excess:+.0e})",
             "ours": f"{ours_median * 1e3:.0f} ms",
             "peer": f"scikit-learn {peer_median * 1e3:.0f} ms",
             "ratio": f"{peer_median / ours_median:.2f}x",

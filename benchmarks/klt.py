@@ -6,6 +6,7 @@ window, levels and termination, on frames that are grey already. It remembers no
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import cv2
@@ -66,7 +67,7 @@ def _clip() -> np.ndarray:
 def _bare(greys: list[np.ndarray], corners: np.ndarray) -> None:
     options = {"winSize": (klt.WINDOW, klt.WINDOW), "maxLevel": klt.LEVELS, "criteria": klt.TERMINATION}
     points = corners.reshape(-1, 1, 2)
-    for before, after in zip(greys[:-1], greys[1:], strict=True):
+    for before, after in itertools.pairwise(greys):
         forth, _, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **options)
         cv2.calcOpticalFlowPyrLK(after, before, forth, None, **options)
         points = forth

@@ -8,7 +8,7 @@ from tracekit.stage import Stage, Work
 
 def run(work: Work) -> None:
     captioner = work.backend()
-    frames = work.frames() if getattr(captioner, "looks_at_frames", True) else None
+    frames = work.frames() if captioner.looks_at_frames else None
     work.put(caption(work.episode.episode(), frames, captioner, work.parameters, report=work.report))
 
 
@@ -18,7 +18,7 @@ command = Stage(
     run=run,
     parameters=CaptionParameters,
     presets=PRESETS,
-    reads=("video", "keypoints", "tracks", "motion", "events"),
+    reads=("video", "keypoints", "geometry", "tracks", "motion", "events"),
     writes=("captions",),
     example="tracekit caption events.h5 -o episode.h5",
     backend_kind="captioning",

@@ -97,7 +97,7 @@ def show(report: dict[str, Any]) -> None:
     if report["unknown"]:
         console.print(Text(f"unknown to this version, carried along: {', '.join(report['unknown'])}"))
     steps = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("#", "command", "backend", "when", "seed", "left out or masked"):
+    for column in ("#", "command", "backend", "when", "seed", "counted"):
         steps.add_column(column)
     for number, step in enumerate(report["provenance"]):
         counts = ", ".join(f"{value:,} {name}" for name, value in step["counts"].items() if value)

@@ -30,10 +30,11 @@ from tracekit.errors import (
     CannotCreateError,
     MissingInputError,
     ResumableError,
+    StorageError,
     TracekitError,
     UsageError,
 )
-from tracekit.format.atomic import new_file
+from tracekit.format.atomic import check_can_create, new_file
 from tracekit.stage import Choice, Stage
 
 FAILURES = "failures.jsonl"
@@ -205,8 +206,7 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CannotCreateError(f"cannot create the folder {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CannotCreateError(f"the folder {folder} is not writable")
+    check_can_create(folder / FAILURES, force=True)
 
 
 def _is_done(output: Path, stage: Stage) -> bool:
@@ -337,6 +337,8 @@ def _serve(connection: Any, command: str, folder: str, choice: Choice, argv: lis
                 outcome = Outcome(item, EXIT_BUG, f"{type(error).__name__}: {error}")
             report.finish()
             connection.send(outcome)
+            if outcome.exit_code == StorageError.exit_code:
+                os._exit(outcome.exit_code)  # HDF5 cannot go on in this process (see tracekit.cli.main)
 
 
 def _raise_terminated(*_: object) -> None:

@@ -181,9 +181,7 @@ def text_size(picture: np.ndarray) -> float:
     return max(8.0, 15.0 * _unit(picture) ** 0.8)
 
 
-def draw_text(
-    picture: np.ndarray, text: str, x: float, y: float, size: float, colour: Colour = INK, *, anchor: str = "left"
-) -> None:
+def draw_text(picture: np.ndarray, text: str, x: float, y: float, size: float, colour: Colour = INK, *, anchor: str = "left") -> None:
     """Write one line into `picture`, in place: `y` is its vertical middle, `x` its left, centre or right (`anchor`)."""
     if not text:
         return
@@ -269,9 +267,7 @@ def _colours(tracks: Tracks, which: np.ndarray) -> list[Colour]:
     return [entity_colour(entity) for entity in tracks.entity[which].tolist()]
 
 
-def _draw_tails(
-    layer: _Layer, uv: np.ndarray, colours: Sequence[Colour], colour_by: str, unit: float, faintest: float = 0.08
-) -> None:
+def _draw_tails(layer: _Layer, uv: np.ndarray, colours: Sequence[Colour], colour_by: str, unit: float, faintest: float = 0.08) -> None:
     """Traces uv (L, n, 2), the oldest position first and faintest, on a thin shadow that sets them off from any ground."""
     num_steps = len(uv) - 1
     if num_steps < 1:
@@ -314,14 +310,14 @@ class _Layer:
         # Wider than the ink, so that the smooth edge of the line, which is part frame already, shows in full.
         cv2.polylines(self.strength, ends, False, round(255 * alpha), width + 2, cv2.LINE_8, _SUBPIXEL_BITS)
 
-    def dots(self, uv: np.ndarray, radius: float, colours: Colour | Sequence[Colour], alpha: float | np.ndarray = 1.0) -> None:
+    def dots(self, uv: np.ndarray, radius: float, colours: Colour | list[Colour], alpha: float | np.ndarray = 1.0) -> None:
         """Discs at uv (n, 2), px, in one colour and strength or one each. Points that are NaN or far out are left out."""
         # OpenCV's own small circles are crosses. Its smooth fill reaches half a pixel beyond the outline.
         for outline, reach, colour, strength in self._marks(uv, max(0.3, radius - 0.5), colours, alpha):
             cv2.fillConvexPoly(self.ink, outline, colour, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.fillConvexPoly(self.strength, reach, strength, cv2.LINE_8, _SUBPIXEL_BITS)
 
-    def rings(self, uv: np.ndarray, radius: float, colours: Colour | Sequence[Colour], alpha: float | np.ndarray = 1.0) -> None:
+    def rings(self, uv: np.ndarray, radius: float, colours: Colour | list[Colour], alpha: float | np.ndarray = 1.0) -> None:
         """Circles at uv (n, 2), like `dots`."""
         for outline, reach, colour, strength in self._marks(uv, max(0.7, radius), colours, alpha):
             cv2.polylines(self.ink, [outline], True, colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -329,7 +325,7 @@ class _Layer:
 
     @staticmethod
     def _marks(
-        uv: np.ndarray, radius: float, colours: Colour | Sequence[Colour], alpha: float | np.ndarray
+        uv: np.ndarray, radius: float, colours: Colour | list[Colour], alpha: float | np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Colour, int]]:
         """Outline, the outline of all pixels that it may touch, colour and strength of each mark that can be drawn."""
         drawable = (np.abs(np.nan_to_num(uv, nan=np.inf)) < _FAR).all(axis=-1)

@@ -140,21 +140,17 @@ def test_few_moving_points_on_a_still_thing_are_not_its_motion():
     tracks = episode.tracks
     # A red point is counted to a blue thing that has 20 still ones.
     more = np.concatenate([np.arange(16), np.repeat(np.arange(8, 16), 2)])
-    tracks = dataclasses.replace(
-        tracks, **{name: getattr(tracks, name)[:, more] for name in ("xyz_world", "uv", "visible", "valid")}, entity=tracks.entity[more].copy()
-    )
+    per_frame = {name: getattr(tracks, name)[:, more] for name in ("xyz_world", "uv", "visible", "valid")}
+    tracks = dataclasses.replace(tracks, **per_frame, entity=tracks.entity[more])
     tracks.entity[0] = 1
-    episode = dataclasses.replace(
-        episode, tracks=tracks, motion=dataclasses.replace(episode.motion, moving=episode.motion.moving[more])
-    )
+    episode = dataclasses.replace(episode, tracks=tracks, motion=dataclasses.replace(episode.motion, moving=episode.motion.moving[more]))
     assert describe(episode).interaction == "The red region moves to the right by about 20 cm."
 
 
 def test_two_of_the_same_look_are_told_apart():
     answer = describe(scene([(-0.35, 0, 1.0), (0.35, 0, 1.0)], [(0, 0.2, 0), (0, -0.1, 0)], [RED, RED]))
     assert answer.text == (
-        "The red region on the left moves down by about 20 cm, "
-        "while the red region on the right moves up by about 10 cm."
+        "The red region on the left moves down by about 20 cm, while the red region on the right moves up by about 10 cm."
     )
     assert answer.before == "A red region is on the left, about 1.0 m from the camera; " + (
         "a red region is on the right, about 1.0 m from the camera."

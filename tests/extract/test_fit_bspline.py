@@ -369,6 +369,7 @@ def test_clipping_is_counted_and_bounds_the_box():
     beyond = (np.abs(free.control_points) > 0.5).any(axis=(1, 2)).sum()
     assert 0 < report.counts["rows whose control points were clipped"] == beyond < len(free.current)
     np.testing.assert_array_equal(result.control_points, np.clip(free.control_points, -0.5, 0.5))
+    assert "were clipped" in report.notes[0]
 
 
 def test_rows_that_do_not_count_have_no_control_points():

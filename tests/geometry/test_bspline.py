@@ -1,5 +1,6 @@
 """The spline basis against scipy, and the fit against least squares solved one trace at a time."""
 
+import multiprocessing
 import subprocess
 import sys
 
@@ -151,6 +152,27 @@ def test_float32_is_solved_in_float64():
 
 def test_no_traces():
     assert bspline.fit(np.zeros((0, 33, 3)), np.zeros((0, 33), bool), 10).shape == (0, 10, 3)
+
+
+def test_a_large_batch_is_split_over_threads_without_a_seam(monkeypatch):
+    monkeypatch.setattr(bspline, "_FITS_PER_THREAD", 8)
+    monkeypatch.setattr(bspline.os, "cpu_count", lambda: 5)
+    rng = np.random.default_rng(13)
+    targets, valid = rng.normal(size=(61, 33, 3)), rng.random((61, 33)) < 0.5
+    np.testing.assert_allclose(bspline.fit(targets, valid, 10), fit_one_by_one(targets, valid, 10, 0.2, "bezier"), atol=1e-10)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+def test_a_process_that_has_fitted_may_fork_and_its_child_may_fit():
+    code = (
+        "import os, numpy as np; from tracekit.geometry import bspline\n"
+        "valid = np.arange(33) % 2 * np.ones((9000, 1))\n"
+        "fit = lambda: bspline.fit(np.ones((9000, 33, 3)), valid, 10)\n"
+        "fit(); child = os.fork()\n"
+        "if child == 0: fit(); os._exit(0)\n"
+        "os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize("knots", ["bezier", "uniform"])

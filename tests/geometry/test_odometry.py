@@ -27,28 +27,26 @@ def texture(seed: int) -> np.ndarray:
 
 def render(world_from_camera: np.ndarray, boxes: list[tuple[np.ndarray, float, int]] = ()) -> tuple[np.ndarray, np.ndarray]:
     """RGB (H, W, 3) and depth (H, W) of the inside of a room of 4 x 3 x 4 m, with solid textured cubes (centre, side, seed)."""
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(INTRINSICS).T @ world_from_camera[:3, :3].T
+    v, u = np.mgrid[:HEIGHT, :WIDTH].astype(float)
+    rays = np.tensordot(world_from_camera[:3, :3] @ np.linalg.inv(INTRINSICS), np.stack([u, v, np.ones_like(u)]), 1)
     origin = world_from_camera[:3, 3]
     solids = [(np.zeros(3), np.array([2.0, 1.5, 2.0]), 0, True)] + [(c, np.full(3, s / 2), k, False) for c, s, k in boxes]
     depth = np.full((HEIGHT, WIDTH), np.inf)
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for centre, half, seed, inside in solids:
         with np.errstate(divide="ignore", invalid="ignore"):
-            near, far = np.sort([(centre - half - origin) / rays, (centre + half - origin) / rays], axis=0)
-        enter, leave = near.max(-1), far.min(-1)
-        hit = (leave > 0) if inside else (enter < leave) & (enter > 0)
+            one, other = ((centre + sign * half - origin)[:, None, None] / rays for sign in (-1, 1))
+        near, far = np.minimum(one, other), np.maximum(one, other)
+        enter, leave = near.max(axis=0), far.min(axis=0)
         distance = leave if inside else enter
-        face = far.argmin(-1) if inside else near.argmax(-1)
-        closer = hit & (distance < depth)
+        face = far.argmin(axis=0) if inside else near.argmax(axis=0)
+        closer = (distance > 0) & (enter < leave) & (distance < depth)
         depth[closer] = distance[closer]
-        point = origin + rays * np.where(closer, distance, 0.0)[..., None] - centre
+        x, y, z = (origin - centre)[:, None, None] + rays * np.where(closer, distance, 0.0)
         # The two coordinates that lie in the face that was hit; 256 texels a metre, and another part of the texture for each axis.
-        first, second = np.array([1, 0, 0])[face][..., None], np.array([2, 2, 1])[face][..., None]
-        across = 256 * np.take_along_axis(point, first, -1)[..., 0] + 97 * face
-        down = 256 * np.take_along_axis(point, second, -1)[..., 0]
-        sampled = cv2.remap(texture(seed), np.mod(across, 511).astype(np.float32), np.mod(down, 511).astype(np.float32), cv2.INTER_LINEAR)
-        image[closer] = sampled[closer]
+        across = np.mod(256 * np.where(face == 0, y, x) + 97 * face, 511).astype(np.float32)
+        down = np.mod(256 * np.where(face == 2, y, z), 511).astype(np.float32)
+        image[closer] = cv2.remap(texture(seed), across, down, cv2.INTER_LINEAR)[closer]
     return image.clip(0, 255).astype(np.uint8), depth.astype(np.float32)
 
 
@@ -100,9 +98,9 @@ def test_renderer_agrees_with_the_camera_model():
     np.testing.assert_allclose(np.abs(np.abs(on_wall) - [2.0, 1.5, 2.0]).min(axis=1), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("path", "limit"), [(orbit, 0.01), (handheld, 0.005)])
+@pytest.mark.parametrize(("path", "limit"), [(orbit, 0.01), (handheld, 0.004)])
 def test_moving_camera_is_recovered(path, limit):
-    true = path(60)
+    true = path(45)
     estimated, confidence = follow(true)
     assert trajectory_error(estimated, true) < limit
     assert np.degrees(se3.rotation_angle(se3.inverse(estimated)[:, :3, :3] @ (se3.inverse(true[0]) @ true)[:, :3, :3])).max() < 0.6
@@ -110,22 +108,22 @@ def test_moving_camera_is_recovered(path, limit):
 
 
 def test_noisy_depth_and_an_object_that_moves_by_itself():
-    true = orbit(60)
+    true = orbit(36)
 
     def crossing(index: int) -> list:
-        along = -0.7 + 1.4 * index / 59
+        along = -0.7 + 1.4 * index / 35
         ahead = true[index] @ [along, 0.1, 1.3, 1.0]
         return [(ahead[:3], 0.6, 7)]
 
-    covered = [np.mean(np.abs(render(true[i], crossing(i))[1] - render(true[i])[1]) > 0.01) for i in range(0, 60, 6)]
+    covered = [np.mean(np.abs(render(true[i], crossing(i))[1] - render(true[i])[1]) > 0.01) for i in range(0, 36, 7)]
     assert 0.35 < max(covered) < 0.45, "the box is meant to hide much of the view"
     estimated, _ = follow(true, crossing, noise=0.01)
     assert trajectory_error(estimated, true) < 0.02
 
 
 def test_static_camera_gives_one_pose_exactly_while_a_box_sweeps_past():
-    still = np.repeat(pose(0.2, 0.0, (0, 0, -1))[None], 25, axis=0)
-    sweeping = lambda index: [(np.array([-1.0 + 0.08 * index, 0.2, 0.3]), 0.8, 3)]  # noqa: E731
+    still = np.repeat(pose(0.2, 0.0, (0, 0, -1))[None], 16, axis=0)
+    sweeping = lambda index: [(np.array([-1.0 + 0.13 * index, 0.2, 0.3]), 0.8, 3)]  # noqa: E731
     estimated, confidence = follow(still, sweeping, noise=0.005)
     assert (estimated == np.eye(4)).all()
     assert confidence.min() > 0.4
@@ -133,14 +131,14 @@ def test_static_camera_gives_one_pose_exactly_while_a_box_sweeps_past():
 
 def test_static_camera_is_not_fooled_by_an_object_that_is_closer_than_the_room():
     """The same with rotations only: a box that moves rigidly across the picture looks like a turn of the camera."""
-    still = np.repeat(pose(0.2, 0.0, (0, 0, -1))[None], 20, axis=0)
-    sweeping = lambda index: [(np.array([-0.8 + 0.08 * index, 0.2, 0.3]), 0.9, 3)]  # noqa: E731
+    still = np.repeat(pose(0.2, 0.0, (0, 0, -1))[None], 14, axis=0)
+    sweeping = lambda index: [(np.array([-0.8 + 0.11 * index, 0.2, 0.3]), 0.9, 3)]  # noqa: E731
     estimated, _ = follow(still, sweeping, rotation_only=True)
     assert (estimated == np.eye(4)).all()
 
 
 def test_camera_that_only_turns_is_recovered_without_depth():
-    true = np.stack([pose(0.6 * np.sin(a), 0.15 * np.sin(2 * a), (0.3, 0, -0.4)) for a in np.linspace(0, 3, 45)])
+    true = np.stack([pose(0.6 * np.sin(a), 0.15 * np.sin(2 * a), (0.3, 0, -0.4)) for a in np.linspace(0, 3, 36)])
     estimated, confidence = follow(true, rotation_only=True)
     relative = se3.inverse(true[0]) @ true
     error_px = INTRINSICS[0, 0] * se3.rotation_angle(np.swapaxes(estimated[:, :3, :3], 1, 2) @ relative[:, :3, :3])
@@ -156,11 +154,10 @@ def test_a_jump_is_bridged_by_descriptors():
 
 
 def test_returning_to_a_view_takes_up_its_keyframe_again():
-    there = orbit(30)
-    true = np.concatenate([there, there[::-1]])
-    estimated, _ = follow(true)
-    # Drift is that of the way there, not of twice the way.
-    assert np.linalg.norm(estimated[-1, :3, 3]) < 0.004
+    there = orbit(30)[:20]
+    estimated, _ = follow(np.concatenate([there, there[::-1]]))
+    # With new keyframes only, the drift of the way there and back is 5 mm here.
+    assert np.linalg.norm(estimated[-1, :3, 3]) < 0.001
 
 
 def test_frames_without_texture_hold_the_pose_with_no_confidence():

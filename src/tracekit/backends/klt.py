@@ -34,6 +34,9 @@ LEVELS = 3
 TILE = WINDOW + 4
 """Side of the piece of image that is kept of a key patch: the window, the half pixel by which a point is off-centre, gradients."""
 
+RETURN_LEVELS = 1
+"""Halvings on the way back, which starts from where the point should return to."""
+
 RETURN_ERROR = 1.0
 """A point followed forth and back comes back this close to its start, pixels, or is lost."""
 
@@ -131,7 +134,8 @@ class _View:
 
     def __init__(self, frame: np.ndarray, depth: np.ndarray | None, intrinsics: np.ndarray, world_from_camera: np.ndarray) -> None:
         self.grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        self.depth, self.intrinsics, self.world_from_camera = depth, intrinsics, world_from_camera
+        self.depth = depth
+        self.intrinsics, self.world_from_camera = intrinsics, world_from_camera
         self.size = (self.grey.shape[1], self.grey.shape[0])
 
     def contains(self, uv: np.ndarray) -> np.ndarray:
@@ -246,10 +250,10 @@ def _follow_all(
 
 def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray) -> np.ndarray:
     """Start the points at their queries; returns which of them are seen."""
-    seen = points.live[index] & (points.without_depth[index] <= FORECAST_FRAMES)  # they go on from an earlier call
     remembered = np.isfinite(points.key_mean[index])
-    lost = index[remembered & ~points.live[index]]
-    seen[remembered & ~points.live[index]] = _search(view, points, lost)
+    seen = points.live[index] & (points.without_depth[index] <= FORECAST_FRAMES)  # they go on from an earlier call
+    lost = remembered & ~points.live[index]
+    seen[lost] = _step(None, view, points, index[lost])
 
     uv, _ = view.see(queries)
     fresh = ~remembered & view.contains(uv)
@@ -262,56 +266,57 @@ def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray)
     return seen | fresh
 
 
-def _step(before: _View, view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
-    """Bring the started points from one frame to the next; returns which of them are seen."""
-    live = index[points.live[index]]
-    uv, followed = _follow(before, view, points, live)
-    points.live[live[~followed]] = False
-    live, uv = live[followed], uv[followed]
+def _step(before: _View | None, view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
+    """Bring the started points into a frame from the one before; returns which of them are seen. All must be lost if there is none."""
+    expected, expected_z = view.see(points.world[index])
+    live = points.live[index]
+    start = expected.astype(np.float32)
+    if before is not None:
+        start[live], live[live] = _follow(before, view, points.uv[index[live]], start[live])
+    points.live[index] = live
+    due = np.flatnonzero(live | (view.contains(start) & np.isfinite(points.key_mean[index])))
+    chosen, live, start = index[due], live[due], start[due]
 
-    refined, correction, fits = _refine(view, points, live, uv)
-    uv = np.where((fits & (correction <= REFINE_REACH))[:, None], refined, uv)
-    likeness, _ = _likeness(view, points, live, uv)
-    changed = np.flatnonzero(likeness < ALIKE)
-    same = np.ones(len(live), dtype=bool)
-    if len(changed):
-        fitted, warp, fits_first = _fit_first(view, points.rows(live[changed]), uv[changed])
-        uv[changed] = fitted
-        same[changed] = fits_first
-        points.warp[live[changed[fits_first]]] = warp[fits_first]
-    z, torn_off = _depth_there(view, points, live, uv, may_approach=likeness >= ALIKE)
-    same &= ~torn_off
-    points.live[live[~same]] = False
+    refined, fits = _refine(view, points, chosen, start)
+    correction = np.hypot(*(refined - start).T)
+    uv = np.where((fits & (correction <= REFINE_REACH) | ~live)[:, None], refined, start)
+    likeness, brighter = _likeness(view, points, chosen, uv)
+    found = fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
+    there = np.where(live, likeness >= ALIKE, found)
+    unchanged = live & there
+    changed = np.flatnonzero(live & ~there)
+    uv[changed], warp, there[changed] = _fit_first(view, points.rows(chosen[changed]), uv[changed])
+    points.warp[chosen[changed]] = np.where(there[changed, None, None], warp, points.warp[chosen[changed]])
 
-    seen = np.zeros(len(points), dtype=bool)
-    seen[live[same]] = _place(view, points, live[same], uv[same], z[same])
-    changed = changed[same[changed]]
-    _register(view, points, live[changed])
-    lost = index[~points.live[index]]
-    seen[lost] = _search(view, points, lost)
-    return seen[index]
+    z, elsewhere = _depth_there(view, points, chosen, uv, expected_z[due], may_approach=unchanged)
+    there &= ~elsewhere & (live | np.isfinite(z))
+    points.live[chosen[~there]] = False
+    seen = np.zeros(len(index), dtype=bool)
+    seen[due[there]] = _place(view, points, chosen[there], uv[there], z[there], expected_z[due[there]])
+    _register(view, points, chosen[changed[there[changed]]])
+    return seen
 
 
-def _follow(before: _View, view: _View, points: _Points, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lucas-Kanade from the frame before and back: positions (P, 2) and whether each came back."""
-    if len(index) == 0:
-        return np.zeros((0, 2), dtype=np.float32), np.zeros(0, dtype=bool)
-    start = points.uv[index]
-    guess = start
-    if view.depth is not None:
-        # The shift by which a moving camera would see a point that stays: the rest is for Lucas-Kanade to find.
-        shift = view.see(points.world[index])[0] - before.see(points.world[index])[0]
-        guess = np.where(np.isfinite(shift), start + shift, start).astype(np.float32)
-    forth, found, _ = _lucas_kanade(before.grey, view.grey, start, guess, LEVELS)
-    back, returned, _ = _lucas_kanade(view.grey, before.grey, forth, forth + (start - guess), LEVELS)
+def _follow(before: _View, view: _View, start: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lucas-Kanade from the frame before and back: positions (P, 2) and whether each came back.
+
+    The guess is where a point that stays in the world is seen now: a moving camera is accounted for, the rest is to be found.
+    """
+    if len(start) == 0:
+        return start, np.zeros(0, dtype=bool)
+    if view.depth is None:
+        guess = start
+    guess = np.where(np.isfinite(guess), guess, start)
+    forth, found = _lucas_kanade(before.grey, view.grey, start, guess, LEVELS)
+    back, returned = _lucas_kanade(view.grey, before.grey, forth, start, RETURN_LEVELS)
     close = np.hypot(*(back - start).T) <= RETURN_ERROR
     return forth, found & returned & close & view.contains(forth)
 
 
 def _lucas_kanade(
     one: np.ndarray, other: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found, status, error = cv2.calcOpticalFlowPyrLK(
+) -> tuple[np.ndarray, np.ndarray]:
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
         one,
         other,
         np.ascontiguousarray(start, dtype=np.float32).reshape(-1, 1, 2),
@@ -321,16 +326,16 @@ def _lucas_kanade(
         criteria=TERMINATION,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
-    return found[:, 0], status[:, 0].astype(bool), error[:, 0]
+    return found[:, 0], status[:, 0].astype(bool)
 
 
-def _refine(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lucas-Kanade from the key patches: positions (P, 2), distance from `uv`, and whether it converged.
+def _refine(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lucas-Kanade from the key patches: positions (P, 2) near `uv`, and whether each fits.
 
     All key patches are laid out as the tiles of one image, so that one call serves points registered in different frames.
     """
     if len(index) == 0:
-        return np.zeros((0, 2), dtype=np.float32), np.zeros(0), np.zeros(0, dtype=bool)
+        return uv, np.zeros(0, dtype=bool)
     width, height = view.size
     width = max(width, TILE)
     in_row = width // TILE
@@ -348,8 +353,8 @@ def _refine(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> 
         grey = cv2.copyMakeBorder(grey, 0, height - grey.shape[0], 0, width - grey.shape[1], cv2.BORDER_REPLICATE)
     row, column = np.divmod(np.arange(len(index)), in_row)
     start = points.tile_uv[index] + TILE * np.stack([column, row], axis=1)
-    refined, found, _ = _lucas_kanade(atlas, grey, start, uv, levels=0)
-    return refined, np.hypot(*(refined - uv).T), found & view.contains(refined)
+    refined, found = _lucas_kanade(atlas, grey, start, uv, levels=0)
+    return refined, found & view.contains(refined)
 
 
 def _likeness(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -373,6 +378,8 @@ def _fit_first(view: _View, points: _Points, uv: np.ndarray) -> tuple[np.ndarray
 
     Inverse compositional Gauss-Newton on patches of equal mean and contrast (Baker and Matthews 2004).
     """
+    if len(uv) == 0:
+        return uv, points.warp, np.zeros(0, dtype=bool)
     side = WINDOW + 2
     first = points.first.reshape(-1, side, side)
     template = first[:, 1:-1, 1:-1].reshape(-1, WINDOW**2)
@@ -414,7 +421,7 @@ def _fit_first(view: _View, points: _Points, uv: np.ndarray) -> tuple[np.ndarray
 
 
 def _depth_there(
-    view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, may_approach: np.ndarray
+    view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, expected: np.ndarray, may_approach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Depth (P,) of each point's surface, NaN where it cannot be told; and whether another surface is in its place.
 
@@ -423,7 +430,6 @@ def _depth_there(
     """
     if view.depth is None:
         return np.ones(len(index)), np.zeros(len(index), dtype=bool)
-    _, expected = view.see(points.world[index])
     found = lookup_depth(view.depth, uv, view.size, expected)
     z, hidden = found.z, found.hidden
     jumped = np.flatnonzero(hidden & may_approach)
@@ -435,32 +441,14 @@ def _depth_there(
     return z, hidden & np.isnan(z) & (~may_approach | (points.without_depth[index] >= FORECAST_FRAMES))
 
 
-def _place(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Put the points where they were found; returns which of them have a position: depth, or for some frames a forecast of it."""
+def _place(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray, z: np.ndarray, forecast: np.ndarray) -> np.ndarray:
+    """Put the points where they were found, in holes of the depth at the forecast; returns which of them have a position."""
     in_hole = np.isnan(z)
     points.without_depth[index] = np.where(in_hole, points.without_depth[index] + 1, 0)
     points.uv[index] = uv
-    points.world[index] = view.lift(uv, np.where(in_hole, view.see(points.world[index])[1], z))
+    points.world[index] = view.lift(uv, np.where(in_hole, forecast, z))
     points.live[index] = True
     return points.without_depth[index] <= FORECAST_FRAMES
-
-
-def _search(view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
-    """Look for lost points where they should be; returns which of them are back."""
-    back = np.zeros(len(index), dtype=bool)
-    uv, _ = view.see(points.world[index])
-    due = np.flatnonzero(view.contains(uv) & np.isfinite(points.key_mean[index]))
-    start = uv[due].astype(np.float32)
-    refined, distance, fits = _refine(view, points, index[due], start)
-    near = fits & (distance <= SEARCH_REACH)
-    due, refined = due[near], refined[near]
-    likeness, brighter = _likeness(view, points, index[due], refined)
-    alike = (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
-    due, refined = due[alike], refined[alike]
-    z, _ = _depth_there(view, points, index[due], refined, may_approach=np.zeros(len(due), dtype=bool))
-    there = np.isfinite(z)
-    back[due[there]] = _place(view, points, index[due[there]], refined[there], z[there])
-    return back
 
 
 def _register(view: _View, points: _Points, index: np.ndarray) -> None:
@@ -491,9 +479,8 @@ GRIDS = {side: _centred(side) for side in (WINDOW, WINDOW + 2, TILE)}
 
 def _sample(image: np.ndarray, uv: np.ndarray, grid: np.ndarray | None = None) -> np.ndarray:
     """The image at pixels (P, n, 2), or around pixels (P, 2) on a grid (n, 2): (P, n), interpolated."""
-    pixels = uv.astype(np.float32) if grid is None else uv.astype(np.float32)[:, None] + grid
-    if len(pixels) == 0:
-        return np.zeros(pixels.shape[:2], dtype=image.dtype)
-    return cv2.remap(image, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-
-
+    uv = uv.astype(np.float32)
+    x, y = (uv[..., 0], uv[..., 1]) if grid is None else (uv[:, :1] + grid[:, 0], uv[:, 1:] + grid[:, 1])
+    if len(uv) == 0:
+        return np.zeros(x.shape, dtype=image.dtype)
+    return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

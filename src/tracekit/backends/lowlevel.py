@@ -22,7 +22,7 @@ TEXTURE = (0.3, 1.5)  # log of the gradient energy at two scales, each
 ORIENTATION = (0.1, 1.0)  # energy-weighted mean of the doubled gradient angle, as a vector in the unit disc
 
 
-class LowLevelFeatures:
+class Lowlevel:
     """Median colour (CIELAB), gradient energy at two scales, and gradient orientation."""
 
     name: ClassVar[str] = "lowlevel"

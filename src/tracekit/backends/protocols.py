@@ -133,6 +133,9 @@ class EventCaption:
 class CaptioningBackend(Backend, Protocol):
     """Says what happens. Raises ValueError when the model's answer is unusable: it is recorded as failed, never invented."""
 
+    looks_at_frames: ClassVar[bool]
+    """Whether the video must be there."""
+
     def describe(self, request: EventRequest) -> EventCaption: ...
 
     def merge(self, texts: Sequence[str]) -> str:

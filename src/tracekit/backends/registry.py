@@ -15,8 +15,8 @@ from tracekit.report import Report
 # By kind, best first: `auto` takes the first that can run here.
 BUILT_IN: dict[str, dict[str, str]] = {
     "features": {"dinov2": "tracekit.backends.dinov2:DinoV2", "lowlevel": "tracekit.backends.lowlevel:Lowlevel"},
-    "reconstruction": {"sensor": "tracekit.backends.sensor:Sensor", "planar": "tracekit.backends.planar:Planar"},
-    "tracking": {"klt": "tracekit.backends.klt:Klt"},
+    "reconstruction": {"sensor": "tracekit.backends.sensor:SensorBackend", "planar": "tracekit.backends.planar:PlanarBackend"},
+    "tracking": {"klt": "tracekit.backends.klt:KLT"},
     "captioning": {"template": "tracekit.backends.template:Template"},
 }
 # What the paper runs (2.1, A.3, A.4, A.5).

@@ -332,7 +332,7 @@ def _alike(a: _Mover, b: _Mover) -> bool:
 
 
 def _encounter(scene: _Scene, movers: Sequence[_Mover], start: int, stop: int) -> str:
-    """", and the red region comes close to the blue one": the pair of movers that get nearest, if they were apart at first."""
+    """ ", and the red region comes close to the blue one": the pair of movers that get nearest, if they were apart at first."""
     best: tuple[float, str] | None = None
     for index, a in enumerate(movers):
         for b in movers[index + 1 :]:

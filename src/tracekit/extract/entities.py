@@ -56,7 +56,8 @@ def group_patches(features: np.ndarray, *, num_clusters: int, position_weight: f
     num_frames, rows, columns, num_features = features.shape
     yardstick = variety(features)
     flat = features.reshape(-1, num_features)
-    place = np.stack(np.mgrid[:rows, :columns], axis=-1) / max(rows, columns) * position_weight * np.sqrt(yardstick)
+    row, column = np.mgrid[:rows, :columns]
+    place = np.stack([row, column], axis=-1) * (position_weight * np.sqrt(yardstick) / max(rows, columns))
     place = np.broadcast_to(place.reshape(1, -1, 2), (num_frames, rows * columns, 2)).reshape(-1, 2)
     described = np.concatenate([flat, place.astype(np.float32)], axis=1)
     labels = cluster(described, min(num_clusters, len(described)), seed=seed).labels
@@ -145,10 +146,10 @@ def recognise(
         rows, columns = linear_sum_assignment(np.maximum(score, least), maximize=True)
         matched = score[rows, columns] >= least
         names[rows[matched]] = columns[matched]
-    for region in np.flatnonzero(names < 0):
+    for region in np.flatnonzero(names < 0).tolist():
         names[region] = len(known)
         known.append(Entity(looks[region], regions == region))
-    for region, name in enumerate(names):
+    for region, name in enumerate(names.tolist()):
         known[name].feature = looks[region]
         known[name].patches = regions == region
         known[name].num_patches += int(known[name].patches.sum())

@@ -23,7 +23,9 @@ class FilterParameters:
         None, "the threshold as a fraction of the image diagonal; wins over --threshold", minimum=0.0, maximum=1.0
     )
     lambda_z: float = parameter(0.1, "pixels that a change of depth by one unit of length counts", minimum=0.0)
-    first_frames: int | None = parameter(None, "judge each track by this many frames from where it is first seen; all when not given", minimum=1)
+    first_frames: int | None = parameter(
+        None, "judge each track by this many frames from where it is first seen; all when not given", minimum=1
+    )
 
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -64,6 +64,9 @@ PRESETS: dict[str, dict[str, object]] = {"release": {"retarget": True, "retarget
 # A step this close to a frame, in frames, is that frame: time stamps come rounded to milliseconds.
 _SAME_FRAME = 0.02
 
+# Clipping more than this fraction of the rows is worth a word: the scale leaves 5 % of the steps beyond 1.
+_MANY_CLIPPED = 0.05
+
 # Rows that are fitted at once; bounds memory.
 _ROWS_PER_FIT = 65536
 
@@ -185,6 +188,11 @@ def fit_rows(
         num_clipped += int((np.abs(fitted) > parameters.clip).any(axis=(1, 2)).sum())
         control_points[rows] = bspline.clip_control_points(fitted, parameters.clip)
     report.count("rows whose control points were clipped", num_clipped)
+    if num_clipped > _MANY_CLIPPED * len(counting):
+        report.note(
+            f"{100 * num_clipped / len(counting):.0f} % of the rows have control points beyond {parameters.clip:g} delta scales, which were clipped: "
+            "their targets stop short of the motion. Resting keypoints make the scale small; --moving-only or a larger --clip helps."
+        )
     return replace(
         samples,
         control_points=control_points,

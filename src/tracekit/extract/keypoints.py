@@ -50,6 +50,8 @@ TEXTURE_WINDOW = 7
 """Side of the window, in pixels, over which the structure tensor is summed: about what a tracker compares."""
 LEAST_TEXTURE = 0.01
 """Fraction of the best eigenvalue of a frame below which a point counts as flat."""
+OUTLINE_MARGIN = 4.0
+"""Distance in pixels from the outline of an entity from which most of what a tracker compares is the entity."""
 DEPTH_EDGE = 0.05
 """Relative jump of depth between neighbouring pixels that counts as an edge."""
 
@@ -184,7 +186,7 @@ def _place(
         chosen = _spread(places[parts], candidates, int(min(quota, len(candidates))))
         report.count("keypoints of the budget with no pixel left to lie on", quota - len(chosen))
         for kind, name in COMPROMISES.items():
-            report.count(name, np.count_nonzero(places[parts].compromise[chosen] == kind))
+            report.count(name, int(np.count_nonzero(places[parts].compromise[chosen] == kind)))
         found.append((int(entity), places[parts].uv[chosen], places[parts].score[chosen]))
     return found
 
@@ -198,13 +200,9 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     trackability = np.maximum(cv2.cornerMinEigenVal(grey, TEXTURE_WINDOW), 0)
     compromise = np.where(trackability < LEAST_TEXTURE * trackability.max(), FLAT, IDEAL).astype(np.uint8)
 
-    rows, columns = _cell_of_pixel(height, entities.shape[0]), _cell_of_pixel(width, entities.shape[1])
-    entity_of_pixel = entities[np.ix_(rows, columns)]
-    inside = np.ones((height, width), np.uint8)
-    inside[1:][entity_of_pixel[1:] != entity_of_pixel[:-1]] = 0
-    inside[:, 1:][entity_of_pixel[:, 1:] != entity_of_pixel[:, :-1]] = 0
-    half_patch = width / entities.shape[1] / 2
-    compromise[cv2.distanceTransform(inside, cv2.DIST_L2, 3) < half_patch] = OUTLINE
+    own, other = _distance_from_looks(picture, entities)
+    inside = (own < other).astype(np.uint8)
+    compromise[cv2.distanceTransform(inside, cv2.DIST_L2, 3) < OUTLINE_MARGIN] = OUTLINE
 
     if depth is not None:
         doubtful = _doubtful_depth(depth)
@@ -214,6 +212,35 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     edge[border : height - border, border : width - border] = False
     compromise[edge] = BORDER
     return trackability, compromise
+
+
+def _distance_from_looks(picture: np.ndarray, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far each pixel's colour is from that of its own entity nearby, and of the nearest other: two (H, W) float32, CIELAB.
+
+    Patches are coarse and outlines run through them. What a pixel of such a patch belongs to shows in its colour, compared with
+    the mean of the patches around it that belong to its entity, and of those that do not.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.5).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    patches = cv2.resize(lab, entities.shape[::-1], interpolation=cv2.INTER_AREA)
+    sums = np.zeros((2, *patches.shape), np.float32)
+    counts = np.zeros((2, *entities.shape), np.float32)
+    rows, columns = entities.shape
+    padded_entities = np.pad(entities, 1, constant_values=-1)
+    padded_patches = np.pad(patches, ((1, 1), (1, 1), (0, 0)))
+    for down in range(3):
+        for across in range(3):
+            neighbour = padded_entities[down : down + rows, across : across + columns]
+            looks = padded_patches[down : down + rows, across : across + columns]
+            for which, counted in enumerate((neighbour == entities, (neighbour != entities) & (neighbour >= 0))):
+                sums[which] += looks * counted[..., None]
+                counts[which] += counted
+    means = sums / np.maximum(counts, 1)[..., None]
+    cell = np.ix_(_cell_of_pixel(height, rows), _cell_of_pixel(width, columns))
+    own, other = (np.sqrt(((lab - mean[cell]) ** 2).sum(axis=2)) for mean in means)
+    return own, np.where(counts[1][cell] > 0, other, np.inf)
 
 
 def _doubtful_depth(depth: np.ndarray) -> np.ndarray:

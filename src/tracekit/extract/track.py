@@ -85,9 +85,10 @@ def _check_fit(frames: Frames, keypoints: Keypoints, geometry: Geometry) -> None
         raise BadDataError(
             f"track: the clip has {num_frames} frames, but the depth has {len(geometry.depth)}", hint="run reconstruct again on this clip"
         )
-    if len(keypoints.frame) and not (keypoints.frame.min() >= 0 and keypoints.frame.max() < num_frames):
+    first, last = keypoints.frame.min(initial=0), keypoints.frame.max(initial=-1)
+    if first < 0 or last >= num_frames:
         raise BadDataError(
-            f"track: keypoints lie on frames {keypoints.frame.min()} to {keypoints.frame.max()}, but the clip has frames 0 to {num_frames - 1}",
+            f"track: keypoints lie on frames {first} to {last}, but the clip has {num_frames} frames",
             hint="run keypoints again on this clip",
         )
     if not np.isfinite(keypoints.uv).all():
@@ -99,9 +100,13 @@ def _depth_of(geometry: Geometry, first: int, start: int, stop: int, report: Rep
     if geometry.depth is None:
         return None
     depth = np.asarray(geometry.depth[first:stop], dtype=np.float32)
-    unusable = ~(depth >= 0) | np.isinf(depth)
-    report.count("depth pixels that are NaN, infinite or negative, taken as unknown", int(unusable[start - first :].sum()))
-    return np.where(unusable, np.float32(0), depth) if unusable.any() else depth
+    num_unusable = 0
+    if not (depth.min(initial=0) >= 0 and depth.max(initial=0) < np.inf):  # NaN fails, too
+        unusable = ~((depth >= 0) & (depth < np.inf))
+        num_unusable = int(unusable[start - first :].sum())
+        depth = np.where(unusable, np.float32(0), depth)
+    report.count("depth pixels that are NaN, infinite or negative, taken as unknown", num_unusable)
+    return depth
 
 
 class _Progress:
@@ -217,9 +222,8 @@ def _run(
     tracker: TrackingBackend, chunk: _Chunk, geometry: Geometry, queries: np.ndarray, query_frames: np.ndarray, identities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let the tracker follow the queries through the chunk, and believe nothing that it returns."""
-    xyz, visible = tracker.track(
-        chunk.frames, chunk.depth, geometry.intrinsics, geometry.world_from_camera[chunk.first : chunk.stop], queries, query_frames, identities
-    )
+    poses = geometry.world_from_camera[chunk.first : chunk.stop]
+    xyz, visible = tracker.track(chunk.frames, chunk.depth, geometry.intrinsics, poses, queries, query_frames, identities)
     xyz, visible = np.asarray(xyz), np.asarray(visible)
     expected = (len(chunk.frames), len(queries))
     if xyz.shape != (*expected, 3) or visible.shape != expected:

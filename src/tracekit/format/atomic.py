@@ -43,7 +43,7 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def check_can_create(target: Path, *, force: bool) -> None:
-    """Raise CannotCreateError if `target` must not or cannot be written. Nothing is created."""
+    """Raise CannotCreateError if `target` must not or cannot be written. Nothing is left behind."""
     folder = target.parent
     if target.is_dir():
         raise CannotCreateError(f"{target} is a folder", hint="name a file, or use -d for a folder of outputs")
@@ -51,8 +51,9 @@ def check_can_create(target: Path, *, force: bool) -> None:
         raise CannotCreateError(f"{target} exists", hint="use --force to replace it, or another -o")
     if not folder.is_dir():
         raise CannotCreateError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CannotCreateError(f"the folder {folder} is not writable")
+    temporary, descriptor = _create_sibling(target)  # permissions alone do not tell: network and read-only file systems
+    os.close(descriptor)
+    temporary.unlink()
 
 
 def storage_error(error: OSError, where: str) -> StorageError:
@@ -81,7 +82,7 @@ def _create_sibling(target: Path) -> tuple[Path, int]:
         except FileExistsError:
             continue
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
                 raise CannotCreateError(f"the folder {target.parent} is not writable: {error.strerror}") from None
             raise storage_error(error, f"cannot create a file in {target.parent}") from None
         with contextlib.suppress(OSError):  # a file system without locks: the sweep then goes by age

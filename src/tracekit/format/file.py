@@ -360,12 +360,12 @@ def write_records(
         else:
             path = os.fspath(stack.enter_context(new_file(target.path, force=target.force)))
             where = f"the folder {target.path.parent}"
+        outdated = kind.outdated_by(written)
+        replaced = [name for name in base.groups if name in written | outdated] if base else []
         with _storage_errors(where):
-            outdated = kind.outdated_by(written)
-            replaced = [name for name in base.groups if name in written | outdated] if base else []
             if base is not None and not replaced:
                 base.copy_to(path)
-            with h5py.File(path, "w" if base is None or replaced else "r+", libver=_LIBVER, locking=False) as file:
+            with _hdf5_file(path, "w" if base is None or replaced else "r+") as file:
                 if spool is not None:
                     spool.forget_name()
                 if base is not None and replaced:
@@ -380,6 +380,32 @@ def write_records(
             streams.emit(spool)
 
 
+_abandoned: list[h5py.File] = []
+
+
+@contextlib.contextmanager
+def _hdf5_file(path: str, mode: str) -> Iterator[h5py.File]:
+    """A new file that is closed at the end, unless the disk failed: closing it then would crash inside HDF5.
+
+    The command line leaves a process in which that happened without running exit handlers (see tracekit.cli.main).
+    """
+    file = h5py.File(path, mode, libver=_LIBVER, locking=False)  # the temporary is under a lock of ours
+    try:
+        yield file
+        file.close()
+    except BaseException as error:
+        if _is_storage_failure(error):
+            _abandoned.append(file)
+        else:
+            file.close()
+        raise
+
+
+def _is_storage_failure(error: BaseException) -> bool:
+    """HDF5 reports the operating system's errors as OSError or RuntimeError with "errno = " in the text."""
+    return isinstance(error, (OSError, RuntimeError)) and "errno = " in str(error)
+
+
 @contextlib.contextmanager
 def _storage_errors(where: str) -> Iterator[None]:
     try:
@@ -388,19 +414,42 @@ def _storage_errors(where: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(error, where) from error
-    except RuntimeError as error:  # h5py: "Unable to ... (file write failed: ... errno = 28 ...)" at close
-        if "errno = " not in str(error):
+    except RuntimeError as error:
+        if not _is_storage_failure(error):
             raise
         raise storage_error(OSError(str(error)), where) from error
 
 
-def _carry_along(source: h5py.File, target: h5py.File, *, without: set[str]) -> None:
-    """Copy all other groups as they are, ours and strangers'. A plain copy of the file and deletions would leave holes in it."""
+def _carry_along(source: h5py.Group, target: h5py.Group, *, without: set[str]) -> None:
+    """Copy everything else as it is, ours and strangers'. A plain copy of the file and deletions would leave holes in it.
+
+    Compressed chunks move as they are. (H5Ocopy does that too, but crashes the process when the disk is full.)
+    """
     for name, value in source.attrs.items():
         target.attrs[name] = value
     for name in source:
-        if name not in without:
-            source.copy(name, target)  # moves compressed chunks without unpacking them
+        if name in without:
+            continue
+        item = source[name]
+        if isinstance(item, h5py.Group):
+            _carry_along(item, target.create_group(name), without=set())
+        else:
+            _carry_dataset(item, target, name)
+
+
+def _carry_dataset(source: h5py.Dataset, target: h5py.Group, name: str) -> None:
+    plist = source.id.get_create_plist()
+    copy = h5py.Dataset(h5py.h5d.create(target.id, name.encode(), source.id.get_type(), source.id.get_space(), dcpl=plist))
+    for key, value in source.attrs.items():
+        copy.attrs[key] = value
+    if plist.get_layout() != h5py.h5d.CHUNKED:
+        if source.shape is not None and source.size:
+            copy[...] = read_dataset(source)
+        return
+    for index in range(source.id.get_num_chunks()):
+        offset = source.id.get_chunk_info(index).chunk_offset
+        mask, packed = source.id.read_direct_chunk(offset)
+        copy.id.write_direct_chunk(offset, packed, mask)
 
 
 def _create(file: h5py.File, entry: Entry, shape: tuple[int, ...], dtype: np.dtype, chunks: tuple[int, ...]) -> h5py.Dataset:

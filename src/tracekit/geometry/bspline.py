@@ -5,8 +5,11 @@ Letters: R fits, H steps after the anchor, D control points, C coordinates. Step
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +17,9 @@ from tracekit.errors import BadDataError, ConfigurationError
 
 DEGREE = 3
 KNOTS = ("bezier", "uniform")
+
+# A thread takes longer to start than to solve fewer fits than this.
+_FITS_PER_THREAD = 2048
 
 
 def basis(num_control_points: int, num_steps: int, knots: str = "bezier") -> np.ndarray:
@@ -140,73 +146,86 @@ def _fit_masked(targets: np.ndarray, valid: np.ndarray, weights: np.ndarray, pen
     acting = np.take_along_axis(weights, first[:, None] + np.arange(DEGREE + 1), axis=1)
     bands = np.stack([np.pad(np.diagonal(penalty, offset), (0, offset)) for offset in range(DEGREE + 1)], axis=1)
     result = np.empty((len(targets), num_control_points, targets.shape[2]), dtype=targets.dtype)
-    _masked_solver()(targets, valid, first, acting, bands, result)
+    solve = _masked_solver()
+
+    def solve_part(part: slice) -> None:
+        solve(targets[part], valid[part], first, acting, bands, result[part])
+
+    num_parts = max(1, min(os.cpu_count() or 1, len(targets) // _FITS_PER_THREAD))
+    bounds = np.linspace(0, len(targets), num_parts + 1).astype(int).tolist()
+    parts = [slice(start, stop) for start, stop in pairwise(bounds)]
+    if len(parts) == 1:
+        solve_part(parts[0])
+    else:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            list(threads.map(solve_part, parts))
     return result
 
 
 @cache
 def _masked_solver() -> Callable[..., None]:
-    """Compiles the solver, or finds it on disk. Numba is imported here, so that commands which fit nothing never pay for it."""
+    """Compiles the solver, or finds it on disk. Numba is imported here, so that commands which fit nothing never pay for it.
+
+    It frees Python's lock for threads of ours instead of running numba's own: a process that has used those must not fork any
+    more, and data loaders do fork.
+    """
     import numba
 
-    fits_per_task = 64  # enough to hide the cost of handing out a task, few enough to balance the threads
-
-    @numba.njit(parallel=True, cache=True, error_model="numpy")
+    @numba.njit(nogil=True, cache=True, error_model="numpy")
     def solve_masked(targets, valid, first, acting, bands, result):
         num_fits, num_rows, num_coordinates = targets.shape
         size = bands.shape[0]
-        for task in numba.prange((num_fits + fits_per_task - 1) // fits_per_task):
-            # Three rows of zeros below the matrix spare the elimination its special cases at the end.
-            normal = np.zeros((size + 3, 4))  # normal[j, p] is the entry (j, j + p)
-            right = np.zeros((size + 3, num_coordinates))
-            for trace in range(task * fits_per_task, min(num_fits, (task + 1) * fits_per_task)):
-                normal[:size] = bands
-                normal[size:] = 0.0
-                right[:] = 0.0
-                for row in range(num_rows):
-                    if valid[trace, row]:
-                        j = first[row]
-                        b0, b1, b2, b3 = acting[row, 0], acting[row, 1], acting[row, 2], acting[row, 3]
-                        normal[j, 0] += b0 * b0
-                        normal[j, 1] += b0 * b1
-                        normal[j, 2] += b0 * b2
-                        normal[j, 3] += b0 * b3
-                        normal[j + 1, 0] += b1 * b1
-                        normal[j + 1, 1] += b1 * b2
-                        normal[j + 1, 2] += b1 * b3
-                        normal[j + 2, 0] += b2 * b2
-                        normal[j + 2, 1] += b2 * b3
-                        normal[j + 3, 0] += b3 * b3
-                        for c in range(num_coordinates):
-                            target = targets[trace, row, c]
-                            right[j, c] += b0 * target
-                            right[j + 1, c] += b1 * target
-                            right[j + 2, c] += b2 * target
-                            right[j + 3, c] += b3 * target
-
-                # Cholesky without square roots, L D L^T: eliminate downwards, keeping 1 / D and L^T in place of the matrix ...
-                for j in range(size):
-                    inverse = 1.0 / normal[j, 0]
-                    n1, n2, n3 = normal[j, 1], normal[j, 2], normal[j, 3]
-                    l1, l2, l3 = n1 * inverse, n2 * inverse, n3 * inverse
-                    normal[j + 1, 0] -= l1 * n1
-                    normal[j + 1, 1] -= l1 * n2
-                    normal[j + 1, 2] -= l1 * n3
-                    normal[j + 2, 0] -= l2 * n2
-                    normal[j + 2, 1] -= l2 * n3
-                    normal[j + 3, 0] -= l3 * n3
-                    normal[j, 0], normal[j, 1], normal[j, 2], normal[j, 3] = inverse, l1, l2, l3
+        # Three rows of zeros below the matrix spare the elimination its special cases at the end.
+        normal = np.zeros((size + 3, 4))  # normal[j, p] is the entry (j, j + p)
+        right = np.zeros((size + 3, num_coordinates))
+        for trace in range(num_fits):
+            normal[:size] = bands
+            normal[size:] = 0.0
+            right[:] = 0.0
+            for row in range(num_rows):
+                if valid[trace, row]:
+                    j = first[row]
+                    b0, b1, b2, b3 = acting[row, 0], acting[row, 1], acting[row, 2], acting[row, 3]
+                    normal[j, 0] += b0 * b0
+                    normal[j, 1] += b0 * b1
+                    normal[j, 2] += b0 * b2
+                    normal[j, 3] += b0 * b3
+                    normal[j + 1, 0] += b1 * b1
+                    normal[j + 1, 1] += b1 * b2
+                    normal[j + 1, 2] += b1 * b3
+                    normal[j + 2, 0] += b2 * b2
+                    normal[j + 2, 1] += b2 * b3
+                    normal[j + 3, 0] += b3 * b3
                     for c in range(num_coordinates):
-                        above = right[j, c]
-                        right[j + 1, c] -= l1 * above
-                        right[j + 2, c] -= l2 * above
-                        right[j + 3, c] -= l3 * above
-                # ... and substitute back.
+                        target = targets[trace, row, c]
+                        right[j, c] += b0 * target
+                        right[j + 1, c] += b1 * target
+                        right[j + 2, c] += b2 * target
+                        right[j + 3, c] += b3 * target
+
+            # Cholesky without square roots, L D L^T: eliminate downwards, keeping 1 / D and L^T in place of the matrix ...
+            for j in range(size):
+                inverse = 1.0 / normal[j, 0]
+                n1, n2, n3 = normal[j, 1], normal[j, 2], normal[j, 3]
+                l1, l2, l3 = n1 * inverse, n2 * inverse, n3 * inverse
+                normal[j + 1, 0] -= l1 * n1
+                normal[j + 1, 1] -= l1 * n2
+                normal[j + 1, 2] -= l1 * n3
+                normal[j + 2, 0] -= l2 * n2
+                normal[j + 2, 1] -= l2 * n3
+                normal[j + 3, 0] -= l3 * n3
+                normal[j, 0], normal[j, 1], normal[j, 2], normal[j, 3] = inverse, l1, l2, l3
                 for c in range(num_coordinates):
-                    x1 = x2 = x3 = 0.0
-                    for j in range(size - 1, -1, -1):
-                        x = right[j, c] * normal[j, 0] - normal[j, 1] * x1 - normal[j, 2] * x2 - normal[j, 3] * x3
-                        result[trace, j, c] = x
-                        x1, x2, x3 = x, x1, x2
+                    above = right[j, c]
+                    right[j + 1, c] -= l1 * above
+                    right[j + 2, c] -= l2 * above
+                    right[j + 3, c] -= l3 * above
+            # ... and substitute back.
+            for c in range(num_coordinates):
+                x1 = x2 = x3 = 0.0
+                for j in range(size - 1, -1, -1):
+                    x = right[j, c] * normal[j, 0] - normal[j, 1] * x1 - normal[j, 2] * x2 - normal[j, 3] * x3
+                    result[trace, j, c] = x
+                    x1, x2, x3 = x, x1, x2
 
     return solve_masked

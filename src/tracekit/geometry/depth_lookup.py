@@ -17,6 +17,8 @@ REACH = 2
 SIDE = 2 * REACH + 1
 """The window's pixels, row by row: the middle one is SIDE * REACH + REACH."""
 
+OFFSETS = np.stack(np.meshgrid(np.arange(-REACH, REACH + 1), np.arange(-REACH, REACH + 1)), axis=-1).reshape(-1, 2)
+
 
 @dataclass(frozen=True)
 class DepthLookup:
@@ -29,7 +31,9 @@ class DepthLookup:
     False, the image has a hole there and says nothing."""
 
 
-def lookup_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int], expected: np.ndarray, tolerance: float = SAME_SURFACE) -> DepthLookup:
+def lookup_depth(
+    depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int], expected: np.ndarray, tolerance: float = SAME_SURFACE
+) -> DepthLookup:
     """Depth at pixels `uv` (P, 2) of an image of `image_size` (width, height), each on the surface near its `expected` depth (P,).
 
     `depth` (h, w) covers the same image, maybe on another grid; values that are not positive and finite are unknown. A point on
@@ -37,11 +41,21 @@ def lookup_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int],
     Where the four pixels around the point agree, the depth is interpolated between them (linearly in 1/z, so that planes come
     out exact); otherwise it is that of the nearest pixel of the surface.
     """
-    window = _gather(depth, uv, image_size)
+    xy, inside = _on_grid(depth, uv, image_size)
     expected = np.asarray(expected, dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        on_surface = window.known & (np.abs(window.z - expected[:, None]) <= tolerance * np.maximum(window.z, expected[:, None]))
-    return _read(window, on_surface)
+    corners, weights = _corners(depth, xy)
+    z = np.where(inside & _near(corners, expected[:, None], tolerance).all(axis=1), _interpolate(corners, weights), np.nan)
+    hidden = np.zeros(len(z), dtype=bool)
+    # Few points lie on an edge, at a hole or at the border: only for those is it worth looking around.
+    rest = np.flatnonzero(np.isnan(z) & inside)
+    if len(rest):
+        window, distance = _window(depth, xy[rest])
+        on_surface = _near(window, expected[rest, None], tolerance)
+        found = on_surface.any(axis=1)
+        nearest = np.argmin(np.where(on_surface, distance, np.inf), axis=1)
+        z[rest[found]] = window[found, nearest[found]]
+        hidden[rest] = ~found & (window > 0).any(axis=1)
+    return DepthLookup(z, hidden)
 
 
 def surface_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int], tolerance: float = SAME_SURFACE) -> np.ndarray:
@@ -50,67 +64,58 @@ def surface_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]
     A pixel's own depth counts if it has one. In a hole the nearest known depth does, provided that all depths in reach agree:
     between two surfaces there is no telling.
     """
-    window = _gather(depth, uv, image_size)
-    distance = np.where(window.known, window.distance, np.inf)
-    nearest = np.argmin(distance, axis=1)[:, None]
-    own = np.take_along_axis(window.z, nearest, axis=1)
-    agrees = window.known & (np.abs(window.z - own) <= tolerance * np.maximum(window.z, own))
-    in_hole = ~window.known[:, SIDE * REACH + REACH]
-    torn = in_hole & (agrees != window.known).any(axis=1)
-    return np.where(torn, np.nan, _read(window, agrees).z)
+    xy, inside = _on_grid(depth, uv, image_size)
+    window, distance = _window(depth, xy)
+    known = window > 0
+    nearest = np.argmin(np.where(known, distance, np.inf), axis=1)[:, None]
+    own = np.take_along_axis(window, nearest, axis=1)
+    in_hole = ~known[:, SIDE * REACH + REACH]
+    torn = in_hole & (known & ~_near(window, own, tolerance)).any(axis=1)
+    known_surface = inside & known.any(axis=1) & ~torn
+    return np.where(known_surface, lookup_depth(depth, uv, image_size, own[:, 0], tolerance).z, np.nan)
 
 
-@dataclass(frozen=True)
-class _Window:
-    """The (2 REACH + 1)^2 depth pixels around each of P points, flattened."""
-
-    z: np.ndarray
-    known: np.ndarray
-    distance: np.ndarray
-    """Squared distance of each pixel from the point, in depth pixels."""
-    fraction: np.ndarray
-    """(P, 2) where the point lies between its four neighbours."""
-    corners: np.ndarray
-    """(P, 4) which of the window's pixels these four are: top left, top right, bottom left, bottom right."""
-
-
-OFFSETS = np.stack(np.meshgrid(np.arange(-REACH, REACH + 1), np.arange(-REACH, REACH + 1)), axis=-1).reshape(-1, 2)
-
-
-def _gather(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> _Window:
+def _on_grid(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (P, 2) of the depth image, and which lie in it; the others are (0, 0)."""
     height, width = depth.shape
     xy = cameras.resize_pixels(np.asarray(uv, dtype=np.float64), image_size, (width, height))
     inside = ((xy >= -0.5) & (xy <= [width - 0.5, height - 0.5])).all(axis=1)  # False for NaN
-    xy = np.where(inside[:, None], xy, 0.0)
-    centre = np.floor(xy + 0.5).astype(np.intp)
-    pixels = centre[:, None] + OFFSETS
-    column = np.clip(pixels[..., 0], 0, width - 1)
-    row = np.clip(pixels[..., 1], 0, height - 1)
-    z = depth.reshape(-1).take(row * width + column).astype(np.float64)
-    # A pixel beyond the border is no second witness for the one on it.
-    in_image = (column == pixels[..., 0]) & (row == pixels[..., 1])
+    return np.where(inside[:, None], xy, 0.0), inside
+
+
+def _near(z: np.ndarray, expected: np.ndarray, tolerance: float) -> np.ndarray:
+    """Whether depths are known and may belong to a surface at the expected depth; never, where that is unknown."""
     with np.errstate(invalid="ignore"):
-        known = inside[:, None] & in_image & (z > 0) & (z < np.inf)
+        return (z > 0) & (np.abs(z - expected) <= tolerance * np.maximum(z, expected))
+
+
+def _read(depth: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Depth at pixels, 0 where it is unknown or beyond the border."""
+    height, width = depth.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    z = depth.reshape(-1).take(np.where(inside, row * width + column, 0)).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.where(inside & (z > 0) & (z < np.inf), z, 0.0)
+
+
+def _corners(depth: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depths (P, 4) of the pixels around each point, and their weights in bilinear interpolation."""
     corner = np.floor(xy).astype(np.intp)
-    first = (corner[:, 1] - centre[:, 1] + REACH) * SIDE + corner[:, 0] - centre[:, 0] + REACH
-    return _Window(
-        z=np.where(known, z, 0.0),
-        known=known,
-        distance=((pixels - xy[:, None]) ** 2).sum(axis=-1),
-        fraction=xy - corner,
-        corners=first[:, None] + [0, 1, SIDE, SIDE + 1],
-    )
-
-
-def _read(window: _Window, on_surface: np.ndarray) -> DepthLookup:
-    nearest = np.argmin(np.where(on_surface, window.distance, np.inf), axis=1)[:, None]
-    z = np.take_along_axis(window.z, nearest, axis=1)[:, 0]
-    right, down = window.fraction.T
+    column, row = corner[:, :1] + [0, 1, 0, 1], corner[:, 1:] + [0, 0, 1, 1]
+    right, down = (xy - corner).T
     weights = np.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], axis=1)
-    # A corner that does not weigh need not be known: a point on the last column has nothing to its right.
-    smooth = (np.take_along_axis(on_surface, window.corners, axis=1) | (weights == 0)).all(axis=1)
-    corners = np.take_along_axis(window.z, window.corners, axis=1)
+    # Where a pixel has no weight, another stands in: a point on the last column has nothing to its right.
+    column -= (right == 0)[:, None] * np.array([0, 1, 0, 1])
+    row -= (down == 0)[:, None] * np.array([0, 0, 1, 1])
+    return _read(depth, column, row), weights
+
+
+def _interpolate(corners: np.ndarray, weights: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        interpolated = 1.0 / np.where(weights > 0, weights / corners, 0.0).sum(axis=1)
-    found = on_surface.any(axis=1)
-    return DepthLookup(np.where(found, np.where(smooth, interpolated, z), np.nan), window.known.any(axis=1) & ~found)
+        return 1.0 / (weights / corners).sum(axis=1)
+
+
+def _window(depth: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depths (P, SIDE^2) around each point, 0 where unknown, and their squared distances from it in pixels."""
+    pixels = np.floor(xy + 0.5).astype(np.intp)[:, None] + OFFSETS
+    return _read(depth, pixels[..., 0], pixels[..., 1]), ((pixels - xy[:, None]) ** 2).sum(axis=-1)
