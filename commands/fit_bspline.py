@@ -15,7 +15,9 @@ import typer
 from tracekit import __version__, batch, options
 from tracekit.console import ConsoleReport
 from tracekit.errors import BadDataError, MissingInputError, PipeClosedError, TracekitError, UsageError
-from tracekit.extract.fit_bspline import PRESETS, CorpusScales, FitBsplineParameters, corpus, episode_samples
+from tracekit.extract.corpus_scales import CorpusScales
+from tracekit.extract.fit_bspline import PRESETS, FitBsplineParameters, corpus, episode_samples
+from tracekit.format.atomic import new_file
 from tracekit.format.file import Target, open_records, write_records
 from tracekit.format.provenance import Step
 from tracekit.format.schema import CORPUS, EPISODE
@@ -113,10 +115,8 @@ def write_corpus(
     sources: list[str], parameters: FitBsplineParameters, files: CorpusOptions, scales: Scales | None, target: Target, report: Report
 ) -> None:
     with write_records(target, CORPUS) as writer:
-        delta_scale = scales.delta_scale if scales else None
-        result = corpus(episodes(sources, files, report), parameters, report, delta_scale=delta_scale)
-        if scales:
-            result = dataclasses.replace(result, depth_log_range=scales.depth_log_range)
+        known = {"delta_scale": scales.delta_scale, "depth_log_range": scales.depth_log_range} if scales else {}
+        result = corpus(episodes(sources, files, report), parameters, report, **known)
         writer.put(result)
         writer.append_step(
             Step(
@@ -136,8 +136,6 @@ def write_scales(scales: Scales, target: Target) -> None:
     if target.path is None:
         sys.stdout.write(text)
         return
-    from tracekit.format.atomic import new_file
-
     with new_file(target.path, force=target.force) as temporary:
         temporary.write_text(text)
 

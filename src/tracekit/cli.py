@@ -34,7 +34,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-bspline": ("fit_bspline", "turn episodes into a corpus of spline-fitted traces"),
     "info": ("info", "what is in a file, and who wrote it"),
     "view": ("view", "draw what is in an episode"),
-    "demo": ("demo", "run the whole chain on a bundled clip"),
 }
 
 EXIT_BUG = 70
@@ -94,9 +93,23 @@ def load_command(name: str) -> Any:
 
 
 def _third_party() -> dict[str, Any]:
+    if not _some_package_adds_commands():
+        return {}
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=_ENTRY_POINTS)}
+
+
+def _some_package_adds_commands() -> bool:
+    """Whether importlib.metadata is worth its import, which costs a third of `tracekit --help`."""
+    for folder in filter(os.path.isdir, sys.path):
+        for entry in os.scandir(folder):
+            path = os.path.join(entry.path, "entry_points.txt")
+            if entry.name.endswith((".dist-info", ".egg-info")) and os.path.isfile(path):
+                with open(path, encoding="utf-8", errors="replace") as stream:
+                    if f"[{_ENTRY_POINTS}]" in stream.read():
+                        return True
+    return False
 
 
 def _external_command(name: str, executable: str) -> Any:

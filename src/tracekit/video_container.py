@@ -27,10 +27,8 @@ def open_video(path: Path) -> InputContainer:
         container = av.open(f"file:{os.path.abspath(path)}", options={"protocol_whitelist": "file", "format_whitelist": _CONTAINERS})
     except (FileNotFoundError, PermissionError) as error:
         raise MissingInputError(f"{path} cannot be opened: {error.strerror}") from None
-    except (av.error.FFmpegError, ValueError, UnicodeError) as error:
-        log = getattr(error, "log", None)
-        reason = log[2].strip() if log else "its content is no container of video that FFmpeg knows"
-        raise BadDataError(f"{path} cannot be read as a video: {reason}", hint="check that the file is complete") from None
+    except (av.error.FFmpegError, ValueError):
+        raise BadDataError(f"{path} cannot be read as a video: {_why_unreadable(path)}", hint="check that the file is complete") from None
     try:
         video_stream(container)
     except LookupError:
@@ -39,17 +37,31 @@ def open_video(path: Path) -> InputContainer:
     return container
 
 
+def _why_unreadable(path: Path) -> str:
+    """FFmpeg's own reason goes to its log, which is off; the commonest one is a recording that was never closed."""
+    boxes = set()
+    with path.open("rb") as stream:
+        while len(header := stream.read(16)) >= 8:
+            size, name = int.from_bytes(header[:4], "big"), header[4:8]
+            size = int.from_bytes(header[8:16], "big") if size == 1 else size
+            boxes.add(name)
+            if name not in (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov", b"uuid") or size < 8:
+                break
+            stream.seek(size - len(header), os.SEEK_CUR)
+    if b"ftyp" in boxes and b"moov" not in boxes:
+        return "it is an MP4 whose index (moov) is missing, as when a recording was cut off"
+    return "its content is no kind of video file that we know"
+
+
 def is_cover(stream: VideoStream) -> bool:
     """Whether the stream is the picture on the cover of a song."""
     return bool(stream.disposition & Disposition.attached_pic)
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The first video stream that is not the cover of a song, decoded by as many threads as help. Raises LookupError without one."""
+    """The first video stream that is not the cover of a song. Raises LookupError without one."""
     for stream in container.streams.video:
         if not is_cover(stream) and stream.codec_context is not None:
-            if not stream.codec_context.is_open:
-                stream.thread_type = "AUTO"
             return stream
     raise LookupError("no video stream")
 

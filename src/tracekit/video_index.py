@@ -163,10 +163,10 @@ def _num_frames_of_duration(stream: VideoStream, ticks: list[int]) -> int:
         return 0
     hours, minutes, seconds = tag.split(":")
     promised = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    interval = (max(ticks) - min(ticks)) * float(stream.time_base) / (len(ticks) - 1)
-    lost = promised - max(ticks) * float(stream.time_base) - interval
+    times = np.sort(ticks) * float(stream.time_base)
+    interval = float(np.median(np.diff(times)))
     # Two frames of leeway: the last one's duration is the writer's choice.
-    return len(ticks) + round(lost / interval) if lost > 2 * interval else 0
+    return round((promised - times[0]) / interval) if promised - times[-1] > 3 * interval > 0 else 0
 
 
 def _decode(container: InputContainer, *, stop_after: int | None = None) -> _Decoded:

@@ -2,6 +2,9 @@
 
 A frame is known by its presentation time. Every frame that is read is checked against the list that `video_index` made, by
 its time and by the count of frames since the last one, so a frame is never mistaken for another.
+
+The fast decoder uses several threads for several frames, and gives up a frame at the first fault in it: with threads like
+these FFmpeg would otherwise pass off damaged pictures as good ones. What it misses, the reference decoder is asked for.
 """
 
 from __future__ import annotations
@@ -57,13 +60,16 @@ class PyavReader:
         self._counting = counting
         self._source_frame = source_frame
         self._reformatter = VideoReformatter()
-        self._open()
+        self._open(fast=True)
         self._ticks = to_ticks(pts, self._stream.time_base or Fraction(1))
         self._keyframes = np.array([entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe], np.int64)
 
-    def _open(self) -> None:
+    def _open(self, *, fast: bool) -> None:
         self._container = open_video(self._path)
         self._stream = video_stream(self._container)
+        if fast:
+            self._stream.codec_context.thread_type = "AUTO"
+            self._stream.codec_context.options = {"err_detect": "explode"}
         self._frames = decoded_frames(self._stream, self._container.demux(self._stream))
         self._last = -1
         """Source index of the frame that was decoded last."""
@@ -79,7 +85,7 @@ class PyavReader:
         if frame is None:
             # The arbiter: the whole video from its start, as the reference decode goes.
             self._container.close()
-            self._open()
+            self._open(fast=self._counting and behind)
             frame = self._advance(index)
         if frame is None:
             raise self._damaged(index)

@@ -234,7 +234,7 @@ def test_corners_are_spread_over_the_picture_and_absent_where_it_is_flat():
 def test_depth_is_not_read_at_edges_or_gaps_and_grids_may_differ():
     depth = np.full((60, 80), 2.0, np.float32)
     depth[:, 40:] = 1.0
-    depth[10, 10] = 0
-    uv = np.array([[40.0, 40.0], [160.0, 100.0], [43.0, 43.0], [280.0, 200.0], [-5.0, 3.0], [319.0, 239.0]])
-    np.testing.assert_array_equal(sample_depth(depth, uv, (320, 240)), [0, 0, 0, 1, 0, 0])
-    np.testing.assert_array_equal(sample_depth(depth, np.array([[100.0, 100.0]]), (320, 240)), [2])
+    depth[10, 10] = 0  # one pixel without a return, and then a hole
+    depth[20:23, 8:12] = 0
+    uv = np.array([[40.0, 40.0], [40.0, 84.0], [160.0, 100.0], [280.0, 200.0], [100.0, 100.0], [-5.0, 3.0], [319.0, 239.0]])
+    np.testing.assert_array_equal(sample_depth(depth, uv, (320, 240)), [2, 0, 0, 1, 2, 0, 0])

@@ -23,7 +23,7 @@ import numpy as np
 
 from tracekit.backends.protocols import BackendSetup
 from tracekit.geometry import cameras
-from tracekit.geometry.depth_lookup import lookup_depth, surface_depth
+from tracekit.geometry.depth_lookup import SAME_SURFACE, lookup_depth, nearest_depth, surface_depth
 
 WINDOW = 15
 """Side of the patch that is followed and compared, pixels. Larger ones hold better on faint texture and reach across edges more."""
@@ -46,7 +46,7 @@ REFINE_REACH = 2.0
 SEARCH_REACH = 4.0
 """How far from where it should be a lost point may be found, pixels."""
 
-ALIKE = 0.90
+ALIKE = 0.95
 """Correlation with the key patch from which looks count as unchanged."""
 
 SAME_THING = 0.85
@@ -66,6 +66,15 @@ FORECAST_FRAMES = 5
 
 APPROACH = 0.25
 """Fraction by which depth may change between two frames when the looks have not: then nothing came in front, the thing itself moved."""
+
+WEIGHT_REACH = 5.0
+"""Standard deviation of the weight of a patch's pixels, pixels from its centre."""
+
+UNCOVERED = 0.5
+"""Part of a patch, by weight, that must not be covered."""
+
+FIT_STEPS = 8
+"""Gauss-Newton steps of the affine fit."""
 
 STRETCH = 3.0
 """Factor by which a patch may have grown or shrunk in any direction since it was first seen."""
@@ -92,13 +101,22 @@ class _Points:
     tile_uv: np.ndarray
     """(P, 2) float32, where the point lies in its tile."""
     key: np.ndarray
-    """(P, WINDOW^2) float32, grey levels of the key patch minus their mean."""
+    """(P, WINDOW^2) float32, the key patch: grey levels minus their mean, times their weights."""
     key_mean: np.ndarray
-    """(P,) float32, that mean."""
+    """(P,) float32, that mean; NaN as long as there are no looks."""
+    key_variance: np.ndarray
+    """(P,) float32, weighted."""
+    key_weight: np.ndarray
+    """(P, WINDOW^2) float32, how much each pixel of the key patch counts; sums to 1."""
     first: np.ndarray
     """(P, (WINDOW + 2)^2) float32, the first patch with a margin of one pixel."""
+    first_weight: np.ndarray
+    """(P, WINDOW^2) float32, like key_weight."""
     warp: np.ndarray
     """(P, 2, 2) affine map from the first patch to the key patch."""
+    uncovered: np.ndarray
+    """(P,) part of the first patch that could be compared when the key patch was registered. While it is not all of it, the
+    point is fitted anew in every frame: half a patch does not hold an affine map."""
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -124,8 +142,12 @@ class _Points:
             tile_uv=np.zeros((number, 2), dtype=np.float32),
             key=np.zeros((number, WINDOW**2), dtype=np.float32),
             key_mean=np.full(number, np.nan, dtype=np.float32),
+            key_variance=np.zeros(number, dtype=np.float32),
+            key_weight=np.zeros((number, WINDOW**2), dtype=np.float32),
             first=np.zeros((number, (WINDOW + 2) ** 2), dtype=np.float32),
+            first_weight=np.zeros((number, WINDOW**2), dtype=np.float32),
             warp=np.tile(np.eye(2), (number, 1, 1)),
+            uncovered=np.ones(number),
         )
 
 
@@ -263,6 +285,7 @@ def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray)
     points.world[new] = queries[fresh]
     points.first[new] = _sample(view.grey.astype(np.float32), uv[fresh], _grid(WINDOW + 2))
     _register(view, points, new)
+    points.first_weight[new] = points.key_weight[new]
     return seen | fresh
 
 
@@ -274,6 +297,7 @@ def _step(before: _View | None, view: _View, points: _Points, index: np.ndarray)
     if before is not None:
         start[live], live[live] = _follow(before, view, points.uv[index[live]], start[live])
     points.live[index] = live
+    # A point that was lost just now is looked for where following led, one that was lost before where the camera should see it.
     due = np.flatnonzero(live | (view.contains(start) & np.isfinite(points.key_mean[index])))
     chosen, live, start = index[due], live[due], start[due]
 
@@ -281,11 +305,14 @@ def _step(before: _View | None, view: _View, points: _Points, index: np.ndarray)
     correction = np.hypot(*(refined - start).T)
     uv = np.where((fits & (correction <= REFINE_REACH) | ~live)[:, None], refined, start)
     likeness, brighter = _likeness(view, points, chosen, uv)
-    found = fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
-    there = np.where(live, likeness >= ALIKE, found)
-    unchanged = live & there
-    changed = np.flatnonzero(live & ~there)
-    uv[changed], warp, there[changed] = _fit_first(view, points.rows(chosen[changed]), uv[changed])
+    found = ~live & fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
+    unchanged = live & (likeness >= ALIKE)
+    # A point found again is registered anew, too: its key patch may date from when something was about to cover it.
+    changed = np.flatnonzero(found | (live & (~unchanged | (points.uncovered[chosen] < 1))))
+    there = unchanged.copy()
+    uv[changed], warp, points.uncovered[chosen[changed]], there[changed] = _fit_first(
+        view, points.rows(chosen[changed]), uv[changed], expected_z[due[changed]]
+    )
     points.warp[chosen[changed]] = np.where(there[changed, None, None], warp, points.warp[chosen[changed]])
 
     z, elsewhere = _depth_there(view, points, chosen, uv, expected_z[due], may_approach=unchanged)
@@ -360,64 +387,71 @@ def _refine(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> 
 def _likeness(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Correlation (P,) of the patches at `uv` with the key patches, and by how much they are brighter."""
     patch = _sample(view.grey, uv, _grid(WINDOW)).astype(np.float32)
-    mean = patch.mean(axis=1)
-    return _correlation(patch - mean[:, None], points.key[index]), mean - points.key_mean[index]
+    weighted = points.key_weight[index] * patch
+    mean = weighted.sum(axis=1)
+    variance = np.maximum(np.einsum("pn,pn->p", weighted, patch) - mean**2, 0)
+    covariance = np.einsum("pn,pn->p", points.key[index], patch)  # the key patch has no mean: that of the other falls out
+    return _correlation(covariance, variance, points.key_variance[index]), mean - points.key_mean[index]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Normalised correlation (P,) of patches (P, n) without their means. Two patches of nothing but noise are alike."""
+def _correlation(covariance: np.ndarray, one_variance: np.ndarray, other_variance: np.ndarray) -> np.ndarray:
+    """Normalised correlation, for which two patches of nothing but noise are alike."""
     noise = GREY_NOISE**2
-    size = one.shape[1]
-    covariance = np.einsum("pn,pn->p", one, other) / size
-    variances = (np.einsum("pn,pn->p", one, one) / size + noise) * (np.einsum("pn,pn->p", other, other) / size + noise)
-    return (covariance + noise) / np.sqrt(variances)
+    return (covariance + noise) / np.sqrt((one_variance + noise) * (other_variance + noise))
 
 
-def _fit_first(view: _View, points: _Points, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit the first patches by affine maps around `uv` (P, 2): positions, maps (P, 2, 2), and whether they show the same thing.
+def _fit_first(
+    view: _View, points: _Points, uv: np.ndarray, expected_z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Fit the first patches by affine maps around `uv` (P, 2).
 
-    Inverse compositional Gauss-Newton on patches of equal mean and contrast (Baker and Matthews 2004).
+    Returns positions, maps (P, 2, 2), what part of each patch nothing covers, and whether it shows the same thing as at first.
+
+    Inverse compositional Gauss-Newton (Baker and Matthews 2004) on weighted patches of equal mean and contrast.
     """
     if len(uv) == 0:
-        return uv, points.warp, np.zeros(0, dtype=bool)
+        return uv, points.warp, points.uncovered, np.zeros(0, dtype=bool)
     side = WINDOW + 2
-    first = points.first.reshape(-1, side, side)
-    template = first[:, 1:-1, 1:-1].reshape(-1, WINDOW**2)
-    template = template - template.mean(axis=1, keepdims=True)
-    contrast = np.sqrt((template**2).mean(axis=1, keepdims=True) + GREY_NOISE**2)
-    along_x = 0.5 * (first[:, 1:-1, 2:] - first[:, 1:-1, :-2]).reshape(-1, WINDOW**2)
-    along_y = 0.5 * (first[:, 2:, 1:-1] - first[:, :-2, 1:-1]).reshape(-1, WINDOW**2)
     grid = _grid(WINDOW)
     x, y = grid.T
+    centre, warp = uv.astype(np.float64), points.warp.copy()
+    # What has come in front since must not pull: those pixels do not count, and when they are many, the point is covered.
+    weight = points.first_weight * _on_surface(view, centre[:, None] + grid @ np.swapaxes(warp, 1, 2), expected_z)
+    uncovered = weight.sum(axis=1)
+    weight = weight / np.maximum(uncovered, 1e-6)[:, None]
+
+    first = points.first.reshape(-1, side, side)
+    along_x = 0.5 * (first[:, 1:-1, 2:] - first[:, 1:-1, :-2]).reshape(-1, WINDOW**2)
+    along_y = 0.5 * (first[:, 2:, 1:-1] - first[:, :-2, 1:-1]).reshape(-1, WINDOW**2)
+    template, variance = _centred(first[:, 1:-1, 1:-1].reshape(-1, WINDOW**2), weight)
     descent = np.stack([along_x * x, along_x * y, along_y * x, along_y * y, along_x, along_y], axis=2)
-    descent -= descent.mean(axis=1, keepdims=True)
-    hessian = np.einsum("pni,pnj->pij", descent, descent).astype(np.float64)
+    descent -= np.einsum("pn,pni->pi", weight, descent)[:, None]
+    weighted = descent * weight[..., None]
+    hessian = np.einsum("pni,pnj->pij", weighted, descent).astype(np.float64)
     # A prior that only noise would notice: along an edge or on a blank patch the map stays what it was.
-    hessian += GREY_NOISE**2 * np.diag([WINDOW**2 / 4] * 4 + [1.0] * 2) * 4
+    hessian += GREY_NOISE**2 / WINDOW**2 * np.diag([WINDOW**2] * 4 + [4.0] * 2)
     solve = np.linalg.inv(hessian)
 
     image = view.grey.astype(np.float32)
-    centre, warp = uv.astype(np.float64), points.warp.copy()
-    patch = template
-    for _ in range(8):
-        patch = _sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2))
-        patch = patch - patch.mean(axis=1, keepdims=True)
-        gain = contrast / np.sqrt((patch**2).mean(axis=1, keepdims=True) + GREY_NOISE**2)
-        step = np.einsum("pij,pnj,pn->pi", solve, descent, patch * gain - template)
+    for _ in range(FIT_STEPS):
+        patch, contrast = _centred(_sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2)), weight)
+        gain = np.sqrt((variance + GREY_NOISE**2) / (contrast + GREY_NOISE**2))
+        step = np.einsum("pij,pnj,pn->pi", solve, weighted, patch * gain[:, None] - template, optimize=["einsum_path", (1, 2), (0, 1)])
         inverse = np.linalg.inv(np.eye(2) + np.clip(step[:, :4].reshape(-1, 2, 2), -0.2, 0.2))
         warp = warp @ inverse
         centre = centre - np.einsum("pij,pj->pi", warp, np.clip(step[:, 4:], -1.0, 1.0))
-    patch = _sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2))
-    patch = patch - patch.mean(axis=1, keepdims=True)
+    patch, contrast = _centred(_sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2)), weight)
+    likeness = _correlation(np.einsum("pn,pn,pn->p", weight, patch, template), contrast, variance)
     stretch = np.linalg.svd(warp, compute_uv=False)
     same = (
-        (_correlation(patch, template) >= SAME_THING)
+        (likeness >= SAME_THING)
+        & (uncovered >= UNCOVERED)
         & (stretch[:, 0] <= STRETCH)
         & (stretch[:, 1] >= 1 / STRETCH)
         & (np.hypot(*(centre - uv).T) <= REFINE_REACH)
         & view.contains(centre)
     )
-    return centre.astype(np.float32), warp, same
+    return centre.astype(np.float32), warp, np.where(uncovered > 0.98, 1.0, uncovered), same
 
 
 def _depth_there(
@@ -459,9 +493,35 @@ def _register(view: _View, points: _Points, index: np.ndarray) -> None:
     whole = np.rint(uv)
     points.tile[index] = _sample(view.grey, whole, _grid(TILE)).reshape(-1, TILE, TILE)
     points.tile_uv[index] = uv - whole + TILE // 2
+    weight = _weights(view, points, index)
     patch = _sample(view.grey, uv, _grid(WINDOW)).astype(np.float32)
-    points.key_mean[index] = patch.mean(axis=1)
-    points.key[index] = patch - patch.mean(axis=1, keepdims=True)
+    mean = np.einsum("pn,pn->p", weight, patch)
+    key, variance = _centred(patch, weight)
+    points.key[index] = key * weight
+    points.key_mean[index], points.key_variance[index], points.key_weight[index] = mean, variance, weight
+
+
+def _weights(view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
+    """How much the pixels of the patches around the points count: less farther out, and not at all on another surface."""
+    around = points.uv[index][:, None] + _grid(WINDOW)
+    weight = FALLOFF * _on_surface(view, around, view.see(points.world[index])[1])
+    weight[:, WINDOW**2 // 2] = 1.0
+    return (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _on_surface(view: _View, pixels: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Which of the pixels (P, n, 2) may belong to surfaces at depths z (P,): 1 or 0; pixels without depth may."""
+    if view.depth is None:
+        return np.ones(pixels.shape[:2], dtype=np.float32)
+    there = nearest_depth(view.depth, pixels.reshape(-1, 2), view.size).reshape(pixels.shape[:2])
+    with np.errstate(invalid="ignore"):
+        return 1 - (np.abs(there - z[:, None]) > SAME_SURFACE * np.maximum(there, z[:, None])).astype(np.float32)
+
+
+def _centred(patch: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Patches (P, n) without their weighted means, and their weighted variances (P,)."""
+    patch = patch - np.einsum("pn,pn->p", weight, patch)[:, None]
+    return patch, np.einsum("pn,pn,pn->p", weight, patch, patch)
 
 
 def _grid(side: int) -> np.ndarray:
@@ -469,12 +529,13 @@ def _grid(side: int) -> np.ndarray:
     return GRIDS[side]
 
 
-def _centred(side: int) -> np.ndarray:
+def _square(side: int) -> np.ndarray:
     span = np.arange(side, dtype=np.float32) - side // 2
     return np.stack(np.meshgrid(span, span), axis=-1).reshape(-1, 2)
 
 
-GRIDS = {side: _centred(side) for side in (WINDOW, WINDOW + 2, TILE)}
+GRIDS = {side: _square(side) for side in (WINDOW, WINDOW + 2, TILE)}
+FALLOFF = np.exp(-0.5 * (GRIDS[WINDOW] ** 2).sum(axis=1) / WEIGHT_REACH**2)
 
 
 def _sample(image: np.ndarray, uv: np.ndarray, grid: np.ndarray | None = None) -> np.ndarray:

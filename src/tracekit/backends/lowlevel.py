@@ -9,6 +9,8 @@ import numpy as np
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 
 PATCHES_ACROSS = 40
+SMALLEST_PATCH = 4
+"""Pixels of the frame: a patch of fewer has no texture."""
 SAMPLES = 8
 """Pixels per side of a patch after resizing: enough for a median and for gradients, whatever the resolution of the video."""
 
@@ -40,7 +42,7 @@ class Lowlevel:
     def describe(self, frames: np.ndarray) -> PatchFeatures:
         """`frames` (n, H, W, 3) uint8 RGB -> (n, gh, gw, 14), about 40 patches across the longer side; each has the same norm."""
         height, width = frames.shape[1:3]
-        patch = max(height, width) / PATCHES_ACROSS
+        patch = max(max(height, width) / PATCHES_ACROSS, SMALLEST_PATCH)
         grid = max(1, round(height / patch)), max(1, round(width / patch))
         features = [_describe_one(frame, grid) for frame in frames]
         return PatchFeatures(np.stack(features) if features else np.zeros((0, *grid, 14), np.float32))

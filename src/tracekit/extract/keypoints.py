@@ -52,6 +52,8 @@ LEAST_TEXTURE = 0.01
 """Fraction of the best eigenvalue of a frame below which a point counts as flat."""
 OUTLINE_MARGIN = 4.0
 """Distance in pixels from the outline of an entity from which most of what a tracker compares is the entity."""
+SMALLEST_CELL = 4.0
+"""Keypoints closer than this, in pixels, say the same: cells shrink below it only where there is no other room."""
 DEPTH_EDGE = 0.05
 """Relative jump of depth between neighbouring pixels that counts as an edge."""
 
@@ -84,8 +86,8 @@ def select_keypoints(
     Entities are groups of patches that look alike and hang together, with one identity through the clip; each gets a share of
     the budget by the patches it covers, placed on the representative frame that shows most of it, at pixels that can be
     tracked. `sensor_depth` (T, h, w), 0 where there was no return, on any grid that covers the frame: its holes and edges
-    are avoided. Only the representative frames of one chunk are in memory at a time. The result depends on the input and
-    `seed` alone. Raises BadDataError where the backend's features are not finite; see paper 2.1 and A.1.
+    are avoided where the entity offers anything else. Only the representative frames of one chunk are in memory at a time.
+    The result depends on the input and `seed` alone. Raises BadDataError where the backend's features are not finite.
     """
     check(parameters)
     bounds = chunk_bounds(len(frames), parameters.chunk)
@@ -176,9 +178,8 @@ def _place(
     places = {1: _best_places(trackability, compromise, entities, 1)}
     found = []
     for entity, quota in zip(wanted, quotas, strict=True):
-        # Two places to choose from for each keypoint, where patches can be divided so far.
         parts = 1
-        while np.count_nonzero(places[parts].entity == entity) < 2 * quota and parts < max(picture.shape[:2]):
+        while _too_coarse(places[parts], entity, quota, parts, picture.shape[1] / entities.shape[1]):
             parts *= 2
             if parts not in places:
                 places[parts] = _best_places(trackability, compromise, entities, parts)
@@ -191,6 +192,14 @@ def _place(
     return found
 
 
+def _too_coarse(places: _Places, entity: int, quota: int, parts: int, patch_size: float) -> bool:
+    """Whether cells must be divided to give `entity` two places for each keypoint, one of them off its outline."""
+    mine = places.entity == entity
+    if patch_size / parts > SMALLEST_CELL:
+        return np.count_nonzero(mine) < 2 * quota or np.count_nonzero(mine & (places.compromise < OUTLINE)) < quota
+    return patch_size / parts > 1 and np.count_nonzero(mine) < quota
+
+
 def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None, border: int) -> tuple[np.ndarray, np.ndarray]:
     """How well each pixel can be tracked, (H, W) float32, and what speaks against it, (H, W) uint8 from IDEAL to BORDER."""
     import cv2
@@ -200,8 +209,12 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     trackability = np.maximum(cv2.cornerMinEigenVal(grey, TEXTURE_WINDOW), 0)
     compromise = np.where(trackability < LEAST_TEXTURE * trackability.max(), FLAT, IDEAL).astype(np.uint8)
 
-    own, other = _distance_from_looks(picture, entities)
+    rows, columns = _cell_of_pixel(height, entities.shape[0]), _cell_of_pixel(width, entities.shape[1])
+    own, other = _distance_from_looks(picture, entities, rows, columns)
     inside = (own < other).astype(np.uint8)
+    entity = entities[np.ix_(rows, columns)]
+    inside[1:][entity[1:] != entity[:-1]] = 0
+    inside[:, 1:][entity[:, 1:] != entity[:, :-1]] = 0
     compromise[cv2.distanceTransform(inside, cv2.DIST_L2, 3) < OUTLINE_MARGIN] = OUTLINE
 
     if depth is not None:
@@ -214,31 +227,32 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     return trackability, compromise
 
 
-def _distance_from_looks(picture: np.ndarray, entities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel's colour is from that of its own entity nearby, and of the nearest other: two (H, W) float32, CIELAB.
+def _distance_from_looks(
+    picture: np.ndarray, entities: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far each pixel's colour is from that of its own entity nearby, and of the others nearby: two (H, W) float32, CIELAB.
 
     Patches are coarse and outlines run through them. What a pixel of such a patch belongs to shows in its colour, compared with
     the mean of the patches around it that belong to its entity, and of those that do not.
     """
     import cv2
 
-    height, width = picture.shape[:2]
     lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.5).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     patches = cv2.resize(lab, entities.shape[::-1], interpolation=cv2.INTER_AREA)
     sums = np.zeros((2, *patches.shape), np.float32)
     counts = np.zeros((2, *entities.shape), np.float32)
-    rows, columns = entities.shape
+    height, width = entities.shape
     padded_entities = np.pad(entities, 1, constant_values=-1)
     padded_patches = np.pad(patches, ((1, 1), (1, 1), (0, 0)))
     for down in range(3):
         for across in range(3):
-            neighbour = padded_entities[down : down + rows, across : across + columns]
-            looks = padded_patches[down : down + rows, across : across + columns]
+            neighbour = padded_entities[down : down + height, across : across + width]
+            looks = padded_patches[down : down + height, across : across + width]
             for which, counted in enumerate((neighbour == entities, (neighbour != entities) & (neighbour >= 0))):
                 sums[which] += looks * counted[..., None]
                 counts[which] += counted
     means = sums / np.maximum(counts, 1)[..., None]
-    cell = np.ix_(_cell_of_pixel(height, rows), _cell_of_pixel(width, columns))
+    cell = np.ix_(rows, columns)
     own, other = (np.sqrt(((lab - mean[cell]) ** 2).sum(axis=2)) for mean in means)
     return own, np.where(counts[1][cell] > 0, other, np.inf)
 
@@ -281,7 +295,7 @@ def _best_places(trackability: np.ndarray, compromise: np.ndarray, entities: np.
 
 def _spread(places: _Places, candidates: np.ndarray, count: int) -> np.ndarray:
     """`count` of the `candidates`, far from each other: all that needs no compromise before any that does."""
-    chosen: list[np.ndarray] = []
+    chosen = [candidates[:0]]
     for kind in range(BORDER + 1):
         pool = candidates[places.compromise[candidates] == kind]
         take = min(count - sum(map(len, chosen)), len(pool))

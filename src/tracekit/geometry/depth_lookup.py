@@ -75,6 +75,14 @@ def surface_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]
     return np.where(known_surface, lookup_depth(depth, uv, image_size, own[:, 0], tolerance).z, np.nan)
 
 
+def nearest_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Depth (P,) of the nearest pixel to each of `uv` (P, 2), as it stands; NaN where it is unknown."""
+    xy, inside = _on_grid(depth, uv, image_size)
+    column, row = np.floor(xy + 0.5).astype(np.intp).T
+    z = _read(depth, column, row)
+    return np.where(inside & (z > 0), z, np.nan)
+
+
 def _on_grid(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (P, 2) of the depth image, and which lie in it; the others are (0, 0)."""
     height, width = depth.shape

@@ -33,6 +33,9 @@ MIN_AGREEMENT = 0.5
 """A keyframe is given up when less of it is in view, or less of what is in view agrees (both counted by trust)."""
 TRUST_RATE = 0.2
 """How fast a point gains or loses its say: in about five frames."""
+LEAST_TRUST = 0.02
+NEIGHBOURHOOD_PX = 15.0
+"""How far the word of a point carries when a new keyframe is taken."""
 MAX_KEYFRAMES = 48
 """Keyframes that are remembered, which bounds the memory (about 0.3 MB each)."""
 LOST_FRAMES = 5
@@ -71,7 +74,7 @@ class _Match:
     camera_from_keyframe: np.ndarray
     resting: bool
     uv: np.ndarray
-    """(P, 2) where each point of the keyframe was found."""
+    """(P, 2) where each point of the keyframe was found; where it was not, the place that the motion puts it."""
     followed: np.ndarray
     """(P,) bool: found, reliably."""
     agrees: np.ndarray
@@ -141,7 +144,7 @@ class Odometry:
     # Keyframes
 
     def _add_keyframe(self, grey: np.ndarray, depth: np.ndarray | None, match: _Match | None = None) -> None:
-        """Take the frame as a keyframe; a corner inherits the trust of those points of the old keyframe that were found around it."""
+        """Take the frame as a keyframe. A corner inherits the trust of the old keyframe's points around it."""
         pixels = find_corners(grey)
         if self._rotation_only:
             z = np.ones(len(pixels))
@@ -150,14 +153,19 @@ class Odometry:
             z = sample_depth(depth, pixels, self._size)
             pixels, z = pixels[z > 0], z[z > 0]
         points = cameras.unproject(pixels.astype(np.float64), z, self._intrinsics, np.eye(4))
-        trust = np.full(len(pixels), 0.5)
-        if match is not None and len(pixels):
-            known = match.uv[match.followed]
-            apart = np.linalg.norm(pixels[:, None] - known[None], axis=-1)
-            nearest = np.argsort(apart, axis=1)[:, :3]
-            trust = self._keyframes[-1].trust[match.followed][nearest].mean(axis=1)
+        trust = np.full(len(pixels), 0.5) if match is None else self._inherited_trust(pixels, match)
         self._keyframes.append(_Keyframe(grey, pixels, points, self._pose.copy(), trust))
         del self._keyframes[:-MAX_KEYFRAMES]
+
+    def _inherited_trust(self, pixels: np.ndarray, match: _Match) -> np.ndarray:
+        """What the old keyframe says of corners (P, 2): a point that should be here and is not witnesses that something hides it."""
+        witness = match.followed | match.visible
+        said = np.where(match.followed, self._keyframes[-1].trust, 0.0)[witness]
+        apart = np.linalg.norm(pixels[:, None] - match.uv[witness][None], axis=-1)
+        # Weights fall with the distance, and a witness of no opinion stands one neighbourhood away, for corners that have none.
+        closeness = np.exp(-0.5 * (apart / NEIGHBOURHOOD_PX) ** 2)
+        nobody = np.exp(-2.0)
+        return np.maximum(LEAST_TRUST, (closeness @ said + 0.5 * nobody) / (closeness.sum(axis=1) + nobody))
 
     def _view_has_changed(self, match: _Match, keyframe: _Keyframe) -> bool:
         if match.resting:
@@ -229,7 +237,7 @@ class Odometry:
             agrees = np.zeros(len(followed), bool)
             agrees[followed] = agreeing
             projected, _ = cameras.project(keyframe.points, self._intrinsics, se3.inverse(motion))
-            return _Match(motion, resting, found, followed, agrees, self._inside(projected))
+            return _Match(motion, resting, np.where(followed[:, None], found, projected), followed, agrees, self._inside(projected))
 
 
         shift = np.linalg.norm(uv - keyframe.pixels[followed], axis=1)
@@ -335,10 +343,13 @@ def sample_depth(depth: np.ndarray, uv: np.ndarray, size: tuple[int, int]) -> np
     column, row = np.where(inside, column, 0), np.where(inside, row, 0)
     steps = np.array([(dv, du) for dv in (-1, 0, 1) for du in (-1, 0, 1)])
     around = depth[np.clip(row[:, None] + steps[:, 0], 0, height - 1), np.clip(column[:, None] + steps[:, 1], 0, width - 1)]
-    lowest, highest = around.min(axis=1), around.max(axis=1)
-    known = inside & (lowest > 0) & (highest - lowest < 0.05 * highest)
-    # The mean of the nine, not the middle one: away from edges it has a third of the noise.
-    return np.where(known, around.mean(axis=1, dtype=np.float64), 0.0)
+    seen = around > 0
+    count = seen.sum(axis=1)
+    lowest, highest = np.where(seen, around, np.inf).min(axis=1), around.max(axis=1)
+    # Sensors leave isolated gaps on a surface, and broad ones along its edges.
+    known = inside & (count >= 6) & (highest - lowest < 0.05 * highest)
+    # The mean of what is around, not the middle pixel: away from edges it has a third of the noise.
+    return np.where(known, around.sum(axis=1, dtype=np.float64) / np.maximum(count, 1), 0.0)
 
 
 def sample_rotation(points: np.ndarray, uv: np.ndarray, intrinsics: np.ndarray, seed: int, trials: int = 200) -> np.ndarray:

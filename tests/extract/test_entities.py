@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from tracekit.extract.entities import group_patches, mean_features, recognise, similarity, split_regions, unit_features, variety
+
+LOOKS = np.eye(6, dtype=np.float32)
+
+
+def painted(*rows):
+    """A frame drawn in digits, one a patch: (labels (gh, gw), unit features (gh, gw, 6))."""
+    labels = np.array([[int(digit) for digit in row] for row in rows])
+    return labels, LOOKS[labels]
+
+
+def test_similarity_is_1_when_equal_and_0_on_average_between_patches_at_random():
+    features = unit_features(np.random.default_rng(0).normal(size=(300, 8)) + 2)
+    alike = similarity(features, features, variety(features))
+    np.testing.assert_allclose(np.diag(alike), 1, atol=1e-4)
+    assert alike.mean() == pytest.approx(0, abs=1e-4)
+
+
+def test_mean_features_are_means():
+    features = np.random.default_rng(1).normal(size=(40, 3)).astype(np.float32)
+    labels = np.random.default_rng(2).integers(0, 4, 40)
+    means = mean_features(features, labels, 6)
+    for label in range(4):
+        np.testing.assert_allclose(means[label], features[labels == label].mean(axis=0), rtol=1e-5)
+    assert (means[4:] == 0).all()
+
+
+def test_a_large_background_does_not_eat_the_groups():
+    """A background of slowly changing colour takes most of the k-means centres; merging gives it one group and each thing its own."""
+    rows, columns = 30, 40
+    shade = np.linspace(0, 0.25, columns)
+    features = np.zeros((2, rows, columns, 4), np.float32)
+    features[..., 0], features[..., 1] = np.cos(shade), np.sin(shade)
+    features[:, 5:10, 5:10] = [0, 0, 1, 0]
+    features[:, 20:24, 30:36] = [0, 0, 0, 1]
+    groups = group_patches(features, num_clusters=12, position_weight=0.3, merge_similarity=0.6, seed=0)
+    assert len(np.unique(groups)) == 3
+    assert len(np.unique(groups[:, 5:10, 5:10])) == 1
+    assert len(np.unique(groups[:, 20:24, 30:36])) == 1
+    unmerged = group_patches(features, num_clusters=12, position_weight=0.3, merge_similarity=1.0, seed=0)
+    assert len(np.unique(unmerged)) > 6
+
+
+def test_two_things_of_one_look_that_do_not_touch_are_two_regions():
+    groups, features = painted("0000000", "0110110", "0110110", "0000000")
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=2)
+    assert num_absorbed == 0
+    assert sorted(np.bincount(regions.ravel()).tolist()) == [4, 4, 20]
+    assert regions[1, 1] != regions[1, 4]
+
+
+def test_specks_join_the_neighbour_that_looks_most_like_them():
+    groups, features = painted("000111", "000111", "002111", "000111")
+    features = features.copy()
+    features[2, 2] = 0.2 * LOOKS[0] + 0.8 * LOOKS[1]
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=4)
+    assert num_absorbed == 1
+    assert regions[2, 2] == regions[0, 5] != regions[0, 0]
+    assert set(regions.ravel().tolist()) == {0, 1}
+
+
+def test_a_frame_of_specks_only_becomes_one_region():
+    groups, features = painted("010", "101")
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=100)
+    assert (regions == 0).all()
+    assert num_absorbed > 0
+
+
+def name(frames, **options):
+    known = []
+    settings = {"yardstick": 1.5, "overlap_weight": 0.4, "least": 0.5} | options
+    names = []
+    for groups, features in frames:
+        regions, _ = split_regions(groups, features, minimum_patches=1)
+        names.append(recognise(regions, features, known, **settings))
+    return names, known
+
+
+def test_an_identity_follows_its_thing():
+    names, known = name([painted("0110000", "0000000"), painted("0011000", "0000000"), painted("0000110", "0000000")])
+    assert len(known) == 2
+    assert names[0][0, 1] == names[1][0, 2] == names[2][0, 5] != names[0][1, 0]
+    assert [entity.num_frames for entity in known] == [3, 3]
+    assert sorted(entity.num_patches for entity in known) == [6, 36]
+
+
+def test_twins_keep_their_identities_by_where_they_are():
+    names, known = name([painted("0110011000"), painted("0011001100"), painted("0001100110")])
+    left, right = int(names[0][0, 1]), int(names[0][0, 5])
+    assert left != right
+    assert (names[1][0, 3], names[1][0, 7]) == (left, right)
+    assert (names[2][0, 4], names[2][0, 8]) == (left, right)
+
+
+def test_what_looks_like_nothing_known_is_new_even_in_the_place_of_another():
+    names, known = name([painted("0110"), painted("0220")], least=0.7)
+    assert names[1][0, 1] not in names[0]
+    assert len(known) == 3 + (names[0][0, 0] != names[0][0, 3])
+
+
+def test_a_thing_that_was_hidden_for_a_while_is_recognised():
+    names, _ = name([painted("00110", "00110"), painted("00000", "00000"), painted("01100", "01100")])
+    assert names[2][0, 1] == names[0][0, 2]
+
+
+def test_the_matching_is_the_best_of_all_and_not_greedy():
+    """Greedily, the first region would take the entity that is the second's only match."""
+    a, b = LOOKS[0], LOOKS[1]
+    before = np.stack([a, 0.6 * a + 0.8 * b])[None]
+    after = np.stack([0.5 * a + 0.866 * b, 0.75 * a + 0.66 * b])[None]
+    known = []
+    recognise(np.array([[0, 1]]), before, known, yardstick=2.0, overlap_weight=0.0, least=0.3)
+    names = recognise(np.array([[0, 1]]), after, known, yardstick=2.0, overlap_weight=0.0, least=0.3)
+    pairs = {tuple(order): sum(1 - ((after[0, i] - before[0, k]) ** 2).sum() / 2 for i, k in enumerate(order)) for order in ([0, 1], [1, 0])}
+    assert tuple(names[0].tolist()) == max(pairs, key=pairs.get)
