@@ -9,7 +9,7 @@ from tracekit.stage import Stage, Work
 def run(work: Work) -> None:
     captioner = work.backend()
     frames = work.frames() if captioner.looks_at_frames else None
-    work.put(caption(work.episode.episode(), frames, captioner, work.parameters, report=work.report))
+    work.put(caption(work.read_all(), frames, captioner, work.parameters, report=work.report))
 
 
 command = Stage(

@@ -23,7 +23,9 @@ class RgbdOptions:
     rgb_folder: str = parameter("rgb", "Folder of colour images inside the source.")
     depth_folder: str = parameter("depth", "Folder of depth images inside the source.")
     metres_per_unit: float = parameter(0.001, "Metres per unit of the depth images.", minimum=1e-9)
-    intrinsics: str | None = parameter(None, "fx,fy,cx,cy in pixels of the colour images, or a file; else DIR/intrinsics.txt, .npy or .json.")
+    intrinsics: str | None = parameter(
+        None, "fx,fy,cx,cy in pixels of the colour images, or a file; else DIR/intrinsics.txt, .npy or .json."
+    )
     poses: str | None = parameter(None, "File with one camera pose a frame; else DIR/poses.txt or .npy, else none.")
     pose_direction: str = parameter("world_from_camera", "What the poses map.", choices=("world_from_camera", "camera_from_world"))
     source_fps: float = parameter(10.0, "Frames per second of the recording.", minimum=0.001)
@@ -56,7 +58,9 @@ def run_rgbd(work: Work) -> None:
         folder / options.rgb_folder, fps=options.fps, max_size=options.max_size, source_fps=options.source_fps, report=work.report
     )
     work.start_clip(clip, frames)
-    work.put(dataclasses.replace(clip, task=options.task or _first_line(folder / "lang.txt"), frames=frames if options.embed_frames else None))
+    work.put(
+        dataclasses.replace(clip, task=options.task or _first_line(folder / "lang.txt"), frames=frames if options.embed_frames else None)
+    )
     kept = clip.source_frame
     work.put(DepthSensor(SelectedFrames(depth, kept)))
     grid_intrinsics = scale_intrinsics(intrinsics, (clip.source_width, clip.source_height), (clip.width, clip.height))
@@ -75,7 +79,9 @@ class ImportCommand:
         self.stages = {stage.name.split()[-1]: stage for stage in stages}
 
     def typer_app(self) -> typer.Typer:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+        app = typer.Typer(
+            add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+        )
         app.callback(help="Bring in recordings with measured depth and cameras.")(lambda: None)
         for stage in self.stages.values():
             app.registered_commands += stage.typer_app().registered_commands

@@ -85,7 +85,12 @@ def show(report: dict[str, Any]) -> None:
         console.print(Text(f"{report['file']}: {report['error']}"))
         return
     verdict = "  valid" if report["valid"] else ""
-    console.print(Text(f"{report['file']}  {report['format']} version {report['format_version']}  {report['bytes'] / 1e6:.2f} MB{verdict}", style="bold"))
+    console.print(
+        Text(
+            f"{report['file']}  {report['format']} version {report['format_version']}  {report['bytes'] / 1e6:.2f} MB{verdict}",
+            style="bold",
+        )
+    )
     if report["clip_id"]:
         console.print(Text(f"clip {report['clip_id']}"))
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -104,7 +109,13 @@ def show(report: dict[str, Any]) -> None:
         steps.add_row(str(number), step["command"], step["backend"] or "-", step["time"], str(step["seed"]), Text(counts or "nothing"))
     console.print(steps)
     for number, step in enumerate(report["provenance"]):
-        console.print(Text(f"{number} {step['command']} {step['version']}: " + ", ".join(f"{key}={value}" for key, value in step["parameters"].items()), style="dim"))
+        console.print(
+            Text(
+                f"{number} {step['command']} {step['version']}: "
+                + ", ".join(f"{key}={value}" for key, value in step["parameters"].items()),
+                style="dim",
+            )
+        )
 
 
 command = InfoCommand()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints
-
 from tracekit import video
+from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints
 from tracekit.extract.recording import match_recording
 from tracekit.parameters import parameter
 from tracekit.records import DepthSensor
@@ -44,7 +43,9 @@ def run(work: Work) -> None:
         work.put(dataclasses.replace(clip, frames=frames if options.embed_frames else None))
     depth = bring_in_sensor(work, options) if options.sensor else work.read_or_none("depth_sensor")
     work.put(
-        select_keypoints(work.frames(), work.backend(), options, seed=work.seed, report=work.report, sensor_depth=depth.depth if depth else None)
+        select_keypoints(
+            work.frames(), work.backend(), options, seed=work.seed, report=work.report, sensor_depth=depth.depth if depth else None
+        )
     )
 
 
@@ -55,7 +56,12 @@ def bring_in_sensor(work: Work, options: Options) -> DepthSensor:
     for group in ("depth_sensor", "camera_sensor"):
         other.require(group)
     depth, camera = match_recording(
-        other.read("video"), other.read("depth_sensor"), other.read("camera_sensor"), work.clip, with_poses=options.sensor_poses, name=options.sensor
+        other.read("video"),
+        other.read("depth_sensor"),
+        other.read("camera_sensor"),
+        work.clip,
+        with_poses=options.sensor_poses,
+        name=options.sensor,
     )
     work.put(depth)
     work.put(camera)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tracekit import records
 from tracekit.format.file import Target, write_records
 from tracekit.format.provenance import Step
@@ -127,7 +128,9 @@ def write_episode(path: Path, episode: records.Episode, *, without: tuple[str, .
             record = getattr(episode, group.name)
             if record is not None and group.name not in without:
                 writer.put(record)
-        writer.append_step(Step("keypoints", ["keypoints", "small.mp4"], "0.1.0", {"budget": 7}, ["small"], "lowlevel", counts={"frames": 0}))
+        writer.append_step(
+            Step("keypoints", ["keypoints", "small.mp4"], "0.1.0", {"budget": 7}, ["small"], "lowlevel", counts={"frames": 0})
+        )
     return path
 
 

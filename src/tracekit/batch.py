@@ -103,7 +103,9 @@ def run(stage: Stage, sources: list[str], choice: Choice) -> None:
     if failures:
         codes = {outcome.exit_code for outcome in failures}
         code = codes.pop() if len(codes) == 1 else BadDataError.exit_code
-        raise BatchError(f"{len(failures)} of {len(mine)} sources failed", code, f"they are listed in {folder / FAILURES}; the others are done")
+        raise BatchError(
+            f"{len(failures)} of {len(mine)} sources failed", code, f"they are listed in {folder / FAILURES}; the others are done"
+        )
 
 
 def name_items(sources: list[str]) -> list[Item]:
@@ -142,7 +144,9 @@ def read_manifest(path: str, column: str) -> list[str]:
         if path.lower().endswith(".csv"):
             rows = csv.DictReader(text.splitlines())
             if column not in (rows.fieldnames or []):
-                raise BadDataError(f"the manifest {path} has no column {column!r}", hint=f"it has: {', '.join(rows.fieldnames or [])}; use --column")
+                raise BadDataError(
+                    f"the manifest {path} has no column {column!r}", hint=f"it has: {', '.join(rows.fieldnames or [])}; use --column"
+                )
             listed = [row[column] for row in rows]
         else:
             listed = text.splitlines()
@@ -196,7 +200,10 @@ def _slurm_shard(shard: str, folder: Path, dry_run: bool) -> tuple[int, int]:
         raise UsageError("the array of this job has gaps, so its size does not tell N", hint="give --shard slurm/N")
     if not dry_run:
         _prepare(folder)
-        with contextlib.suppress(CannotCreateError), new_file(remembered) as temporary:  # another task of the array may be first: same content
+        with (
+            contextlib.suppress(CannotCreateError),
+            new_file(remembered) as temporary,
+        ):  # another task of the array may be first: same content
             temporary.write_text(json.dumps({"first": first, "count": count}))
     return task - first, count
 

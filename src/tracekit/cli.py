@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-bspline": ("fit_bspline", "turn episodes into a corpus of spline-fitted traces"),
     "info": ("info", "what is in a file, and who wrote it"),
     "view": ("view", "draw what is in an episode"),
+    "demo": ("demo", "run the whole chain on a bundled clip"),
 }
 
 EXIT_BUG = 70
@@ -140,7 +141,9 @@ app = typer.Typer(
 
 
 @app.callback()
-def root(version: bool = typer.Option(False, "--version", "-V", help="Show the version and leave.", callback=_show_version, is_eager=True)) -> None:
+def root(
+    version: bool = typer.Option(False, "--version", "-V", help="Show the version and leave.", callback=_show_version, is_eager=True),
+) -> None:
     """Turn videos into captioned 3D interaction traces."""
 
 

@@ -1,9 +1,9 @@
 """tracekit.toml in the working folder: defaults below flags and environment, above what is built in.
 
-    seed = 7                # any option that every command has
+seed = 7                # any option that every command has
 
-    [filter]                # options of one command
-    threshold = 30
+[filter]                # options of one command
+threshold = 30
 """
 
 from __future__ import annotations

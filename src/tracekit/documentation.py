@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,15 @@ def _row(entry: Entry) -> tuple[str, ...]:
     shape = "" if spec.shape is None else f"({', '.join(str(axis) for axis in spec.shape)})"
     rule, _, symbol = spec.values.partition(" ")
     values = f"0 .. {symbol}-1" if rule == "range" else _VALUES.get(rule, "")
-    return (name, _STORED.get(spec.dtype, spec.dtype), shape, spec.unit, spec.frame, values, spec.meaning + ("" if spec.required else " (optional)"))
+    return (
+        name,
+        _STORED.get(spec.dtype, spec.dtype),
+        shape,
+        spec.unit,
+        spec.frame,
+        values,
+        spec.meaning + ("" if spec.required else " (optional)"),
+    )
 
 
 def _with_subcommands(name: str, command: Any) -> list[tuple[str, Any]]:
@@ -88,11 +97,15 @@ def _exit_codes() -> list[tuple[str, str]]:
     for kind in kinds:
         if kind is not errors.TracekitError:
             rows[kind.exit_code] = (kind.__doc__ or "").splitlines()[0]
-    rows |= {EXIT_BUG: "A bug of ours: a traceback, and where to report it.", EXIT_INTERRUPTED: "Interrupted (SIGINT).", EXIT_TERMINATED: "SIGTERM."}
+    rows |= {
+        EXIT_BUG: "A bug of ours: a traceback, and where to report it.",
+        EXIT_INTERRUPTED: "Interrupted (SIGINT).",
+        EXIT_TERMINATED: "SIGTERM.",
+    }
     return [(str(code), text) for code, text in sorted(rows.items())]
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"

@@ -111,7 +111,11 @@ def _plain_type(group: type, name: str) -> type:
 
 def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     """Values given by flag or environment."""
-    return {name: value for name, value in values.items() if getattr(ctx.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")}
+    return {
+        name: value
+        for name, value in values.items()
+        if getattr(ctx.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
+    }
 
 
 def _preset(presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:

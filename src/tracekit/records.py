@@ -258,7 +258,9 @@ class Corpus:
     the image), z in metres; everything is seen from the camera of the reference frame. Entries that are not valid are 0.
     """
 
-    stride_seconds: float = attribute("f8", "time between two steps of history and future; 0 when retargeted, where steps are lengths of path", unit="s")
+    stride_seconds: float = attribute(
+        "f8", "time between two steps of history and future; 0 when retargeted, where steps are lengths of path", unit="s"
+    )
     retargeted: bool = attribute("u1", "1 when the paths were resampled to constant speed (paper 2.2)")
     metric: bool = attribute("u1", "1 when z is metres in every episode")
     basis: str = attribute("str", "knots of the cubic B-spline: bezier or uniform")

@@ -26,7 +26,7 @@ from tracekit.format.file import DepthSink, RecordFile, RecordWriter, Target, op
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.parameters import parameter
-from tracekit.records import Clip, Frames
+from tracekit.records import Clip, Episode, Frames
 from tracekit.report import Report
 
 
@@ -154,7 +154,13 @@ class Stage:
                 for group in self.reads:
                     episode.require(group)
             writer = stack.enter_context(
-                write_records(target, EPISODE, clip_id or (episode.clip_id if episode else ""), base=episode, writes=set(self.writes) | self.writes_too(choice.parameters))
+                write_records(
+                    target,
+                    EPISODE,
+                    clip_id or (episode.clip_id if episode else ""),
+                    base=episode,
+                    writes=set(self.writes) | self.writes_too(choice.parameters),
+                )
             )
             if writer.dropped:
                 report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
@@ -215,6 +221,11 @@ class Work:
         self._resources = resources
         self._started: tuple[Clip, Frames] | None = None
 
+    def read_all(self) -> Episode:
+        """All records that there are."""
+        assert self.episode is not None
+        return self.episode.episode()
+
     def read(self, group: str) -> Any:
         """A record that the stage requires."""
         assert self.episode is not None
@@ -271,13 +282,13 @@ class Work:
 
 def open_clip_frames(clip: Clip, source: str, video_path: str | None = None) -> Frames:
     """Frames of a clip that was read from the file `source`: embedded, from `video_path`, or from where the file says."""
-    from tracekit import video
+    from tracekit.video import open_frames
 
     if clip.frames is not None and not video_path:
         return clip.frames
     if video_path:
         clip = dataclasses.replace(clip, uri=os.path.abspath(video_path))
-    return video.open_frames(clip, search=[Path(source).parent if source != "-" else Path()])
+    return open_frames(clip, search=[Path(source).parent if source != "-" else Path()])
 
 
 def _is_hdf5(path: str) -> bool:

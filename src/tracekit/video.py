@@ -6,6 +6,7 @@ yields them, and every read is checked against the presentation times that were 
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import os
@@ -168,7 +169,9 @@ def _thinned(clip: Clip, fps: float | None, report: Report) -> Clip:
     if fps is not None and fps > source_rate * (1 + 1e-6):
         report.note(f"{fps:g} frames per second were asked for; the video has {source_rate:g}, and all are kept")
     elif fps is not None:
-        times = pts[0] + np.arange(int((pts[-1] - pts[0]) * fps + 0.5) + 1) / fps
+        # The last frame is shown for half an interval more, as every frame is before and after its time.
+        shown_until = pts[-1] + 0.5 / source_rate - 1e-9
+        times = pts[0] + np.arange(int((shown_until - pts[0]) * fps) + 1) / fps
         later = np.clip(np.searchsorted(pts, times), 1, max(1, len(pts) - 1))
         # A nanosecond in favour of the earlier frame, so that rounding never decides between two that are as near.
         earlier_is_near = times - pts[later - 1] <= pts[np.minimum(later, len(pts) - 1)] - times + 1e-9
@@ -250,6 +253,16 @@ class ClipFrames:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["_clip"], state["_path"])  # type: ignore[misc]
 
+    def __del__(self) -> None:
+        if self._pid != os.getpid():
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Neither touch nor free a decoder that was open when the process was forked: it would wait for threads that are not here."""
+        if self._reader is not None:
+            # One reference too many keeps it alive even while the interpreter shuts down.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._reader))
+
     def _forget(self) -> None:
         self._reader: _Reader | None = None
         self._pid = os.getpid()
@@ -258,8 +271,7 @@ class ClipFrames:
     def _frame(self, index: int) -> np.ndarray:
         """A frame of the processed grid; the caller must not write to it."""
         if self._pid != os.getpid():
-            # A decoder that was opened before a fork is broken in the child: leave it untouched and open another.
-            self._abandoned = self._reader
+            self._abandon()
             self._forget()
         if index in self._cache:
             self._cache.move_to_end(index)

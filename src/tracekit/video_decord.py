@@ -53,14 +53,16 @@ class DecordReader:
     def __init__(self, path: Path, pts: np.ndarray, source_frame: np.ndarray, num_source_frames: int) -> None:
         """Raises BadDataError when decord counts other frames than PyAV did."""
         decord = _decord()
-        self._path, self._pts, self._source_frame = path, pts, source_frame
+        self._path, self._source_frame = path, source_frame
         try:
             self._video = decord.VideoReader(f"file:{os.path.abspath(path)}", num_threads=0)
         except (decord.DECORDError, RuntimeError):
             raise self._disagrees("cannot open it") from None
         if len(self._video) != num_source_frames:
             raise self._disagrees(f"counts {len(self._video)} frames, PyAV {num_source_frames}")
-        if not np.allclose(self._video.get_frame_timestamp(source_frame)[:, 0], pts, rtol=0, atol=1e-3):
+        times = self._video.get_frame_timestamp(source_frame)[:, 0]
+        # decord counts time from the first frame on.
+        if not np.allclose(times - times[0], pts - pts[0], rtol=0, atol=1e-3):
             raise self._disagrees("gives other timestamps than PyAV")
 
     def read(self, index: int) -> np.ndarray:

@@ -222,8 +222,8 @@ def _describe(path: Path, packets: _Packets, decoded: _Decoded, num_missing: int
             notes.append(f"{path} holds {others + 1} video streams; the first is used")
         whole = np.delete(np.arange(len(ticks), dtype=np.int32), decoded.broken)
         size = frame.width, frame.height
-        kind = packets.container, packets.codec, packets.edited
-        return VideoIndex(pts, whole, rate, *size, rotation, num_missing, counting, *kind, tuple(notes))
+        container_name, codec, edited = packets.container, packets.codec, packets.edited
+        return VideoIndex(pts, whole, rate, *size, rotation, num_missing, counting, container_name, codec, edited, tuple(notes))
 
 
 def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import small_episode, write_episode
 from run_command import PROGRAM, environment, tracekit
+
 from tracekit.batch import name_items, read_manifest, take_shard
 from tracekit.errors import BadDataError, MissingInputError, UsageError
 from tracekit.format.file import open_records
@@ -145,7 +146,7 @@ def test_usage(tmp_path: Path, sources: list[Path]) -> None:
     assert done.returncode == 0 and not (tmp_path / "out").exists() and done.stderr.count(b"would write motion to") == 4
 
 
-PLUGIN = '''
+PLUGIN = """
 import os, time
 import numpy as np
 from tracekit.backends.template import Template
@@ -160,7 +161,7 @@ class Troubled(Template):
         if request.episode.clip_id == "clip3" and os.environ.get("SLOW"):
             time.sleep(float(os.environ["SLOW"]))
         return super().describe(request)
-'''
+"""
 
 
 @pytest.fixture
@@ -206,14 +207,16 @@ def test_row_14_told_to_stop_and_resumed(tmp_path: Path, sources: list[Path], pl
     assert tracekit(*[str(straight) if word == str(out) else word for word in arguments], env=plugin).returncode == 0
     for name in ("clip0.h5", "clip3.h5"):
         with open_records(out / name) as one, open_records(straight / name) as other:
-            assert one.read("captions") .event_text == other.read("captions").event_text
+            assert one.read("captions").event_text == other.read("captions").event_text
             np.testing.assert_array_equal(one.read("tracks").uv, other.read("tracks").uv)
 
 
 def test_interrupt_ends_with_130(tmp_path: Path, sources: list[Path], plugin: dict[str, str]) -> None:
     out = tmp_path / "out"
     arguments = ["caption", str(sources[0]), str(sources[3]), "-d", str(out), "--captioner", "troubled"]
-    process = subprocess.Popen([*PROGRAM, *arguments], env=environment({**plugin, "SLOW": "100"}), stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments], env=environment({**plugin, "SLOW": "100"}), stderr=subprocess.PIPE, start_new_session=True
+    )
     while not (out / "clip0.h5").exists():
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)

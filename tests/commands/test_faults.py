@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from conftest import small_episode, write_episode
 from run_command import PROGRAM, environment, shell, tracekit
+
 from tracekit import records
 from tracekit.format.file import open_records
 from tracekit.format.schema import CORPUS, EPISODE
@@ -105,7 +106,9 @@ def test_row_6_not_hdf5_or_of_another_kind(tmp_path: Path, episode_file: Path) -
         file.attrs["format"], file.attrs["format_version"] = CORPUS.name, 1
     done = tracekit("filter", tmp_path / "corpus.h5", "-o", tmp_path / "out.h5")
     assert done.returncode == 65 and b"is of format tracekit/corpus, but tracekit/episode is expected" in done.stderr
-    done = tracekit("segment", write_episode(tmp_path / "part.h5", small_episode(), without=("motion", "events", "captions")), "-o", tmp_path / "out.h5")
+    done = tracekit(
+        "segment", write_episode(tmp_path / "part.h5", small_episode(), without=("motion", "events", "captions")), "-o", tmp_path / "out.h5"
+    )
     assert done.returncode == 65 and b"has no motion" in done.stderr and b"tracekit filter" in done.stderr
     assert not (tmp_path / "out.h5").exists()
 
@@ -117,7 +120,9 @@ def test_row_7_upstream_fails(tmp_path: Path) -> None:
 
 
 def test_row_8_downstream_stops_reading(big_episode_file: Path) -> None:
-    process = subprocess.Popen([*PROGRAM, "filter", "-q", str(big_episode_file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(
+        [*PROGRAM, "filter", "-q", str(big_episode_file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
     with process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(10)
@@ -275,7 +280,10 @@ def test_row_15_interrupt_removes_temporaries(tmp_path: Path, big_episode_file: 
     for number, delay in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         # A producer that never ends keeps the command waiting in the middle of its work.
         process = subprocess.Popen(
-            [*PROGRAM, "filter", "-o", str(folder / "out.h5")], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({"TMPDIR": str(spool)})
+            [*PROGRAM, "filter", "-o", str(folder / "out.h5")],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment({"TMPDIR": str(spool)}),
         )
         assert process.stdin is not None
         process.stdin.write(big_episode_file.read_bytes()[:1_000_000])
@@ -292,7 +300,9 @@ def test_row_16_two_writers_on_one_target(tmp_path: Path, big_episode_file: Path
     target = tmp_path / "out.h5"
     writers = [
         subprocess.Popen(
-            [*PROGRAM, "filter", "-q", str(big_episode_file), "-o", str(target), "--threshold", str(threshold)], env=environment(), stderr=subprocess.PIPE
+            [*PROGRAM, "filter", "-q", str(big_episode_file), "-o", str(target), "--threshold", str(threshold)],
+            env=environment(),
+            stderr=subprocess.PIPE,
         )
         for threshold in (10, 20)
     ]
@@ -362,8 +372,11 @@ def cut(episode: records.Episode, num_frames: int, num_tracks: int) -> records.E
     if num_frames == 0:
         num_tracks = 0
         kept = {name: shorter(getattr(episode, name)) for name in kept}
-        empty = {f.name: np.zeros((0, *np.shape(getattr(episode.keypoints, f.name))[1:]), np.asarray(getattr(episode.keypoints, f.name)).dtype)
-                 for f in dataclasses.fields(episode.keypoints) if f.metadata["spec"].shape}
+        empty = {
+            f.name: np.zeros((0, *np.shape(getattr(episode.keypoints, f.name))[1:]), np.asarray(getattr(episode.keypoints, f.name)).dtype)
+            for f in dataclasses.fields(episode.keypoints)
+            if f.metadata["spec"].shape
+        }
         keypoints = dataclasses.replace(episode.keypoints, **empty)
     return records.Episode(episode.clip_id, keypoints=keypoints, **kept)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from run_command import PROGRAM, environment, shell, tracekit
+
 from tracekit import __version__
 from tracekit.cli import COMMANDS
 from tracekit.documentation import commands_page, format_page
@@ -162,7 +163,9 @@ def test_completion(tmp_path: Path) -> None:
 
 
 def test_a_bug_of_ours_is_70_with_a_traceback(tmp_path: Path, episode_file: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import tracekit.extract.filter as stage\ndef broken(*a, **k): raise ZeroDivisionError('ours')\nstage.filter_moving = broken\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import tracekit.extract.filter as stage\ndef broken(*a, **k): raise ZeroDivisionError('ours')\nstage.filter_moving = broken\n"
+    )
     done = tracekit("filter", episode_file, "-o", tmp_path / "out.h5", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 70
     assert b"ZeroDivisionError: ours" in done.stderr and b"please report it" in done.stderr
@@ -181,11 +184,18 @@ def test_generated_pages_are_fresh(name: str, page: object) -> None:
 
 def test_a_pipe_equals_files(tmp_path: Path, episode_file: Path) -> None:
     env = {"SOURCE_DATE_EPOCH": "0"}
-    assert shell(f"tracekit filter -q {episode_file} | tracekit segment -q | tracekit caption -q -o {tmp_path}/piped.h5", env=env).returncode == 0
-    assert shell(
-        f"cd {tmp_path}; tracekit filter -q {episode_file} -o a.h5 && tracekit segment -q a.h5 -o b.h5 && tracekit caption -q < b.h5 > c.h5", env=env
-    ).returncode == 0
+    assert (
+        shell(f"tracekit filter -q {episode_file} | tracekit segment -q | tracekit caption -q -o {tmp_path}/piped.h5", env=env).returncode
+        == 0
+    )
+    assert (
+        shell(
+            f"cd {tmp_path}; tracekit filter -q {episode_file} -o a.h5 && tracekit segment -q a.h5 -o b.h5 && tracekit caption -q < b.h5 > c.h5",
+            env=env,
+        ).returncode
+        == 0
+    )
     with open_records(tmp_path / "piped.h5") as one, open_records(tmp_path / "c.h5") as other:
         assert [row[:3] for row in one.datasets()] == [row[:3] for row in other.datasets()]
-        assert one.read("captions") .event_text == other.read("captions").event_text
+        assert one.read("captions").event_text == other.read("captions").event_text
         assert (one.read("motion").diameter_px == other.read("motion").diameter_px).all()

@@ -125,12 +125,16 @@ class MovingScene:
         )
 
     def corners(self, frame: int, number: int) -> np.ndarray:
-        """Pixels (P, 2) that are good to track, away from edges of boards."""
+        """Pixels (P, 2) that are good to track, away from edges of boards, on all boards alike."""
         edge = cv2.morphologyEx(self.surface[frame].astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((21, 21), np.uint8))
         grey = cv2.cvtColor(self.frames[frame], cv2.COLOR_RGB2GRAY)
         mask = np.where(edge == 0, 255, 0).astype(np.uint8)
         mask[:12], mask[-12:], mask[:, :12], mask[:, -12:] = 0, 0, 0, 0
-        return cv2.goodFeaturesToTrack(grey, number, 0.01, 9, mask=mask)[:, 0]
+        found = cv2.goodFeaturesToTrack(grey, 1000, 0.01, 9, mask=mask)[:, 0]
+        pixel = np.rint(found).astype(int)
+        on = self.surface[frame, pixel[:, 1], pixel[:, 0]]
+        rank = np.array([np.sum(on[:i] == board) for i, board in enumerate(on)])
+        return found[np.argsort(rank, kind="stable")[:number]]
 
 
 def keypoints(uv: np.ndarray, frame: np.ndarray, num_frames: int, chunk: int, grid: tuple[int, int] = (15, 20)) -> Keypoints:

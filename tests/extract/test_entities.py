@@ -1,7 +1,18 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from tracekit.extract.entities import group_patches, mean_features, recognise, similarity, split_regions, unit_features, variety
+from tracekit.extract.entities import (
+    dissolve_outlines,
+    group_patches,
+    mean_features,
+    recognise,
+    similarity,
+    split_regions,
+    unit_features,
+    variety,
+)
 
 LOOKS = np.eye(6, dtype=np.float32)
 
@@ -69,6 +80,23 @@ def test_a_frame_of_specks_only_becomes_one_region():
     assert num_absorbed > 0
 
 
+@pytest.mark.parametrize("thin_colour", [None, (20, 20, 20)])
+def test_a_strip_across_an_outline_goes_to_its_sides_and_a_thin_thing_stays(thin_colour):
+    picture = np.zeros((60, 90, 3), np.uint8)
+    picture[:, :44], picture[:, 44:] = (60, 130, 50), (200, 40, 40)
+    if thin_colour:
+        picture[:, 40:50] = thin_colour
+    regions = np.repeat([[0, 0, 0, 0, 1, 2, 2, 2, 2]], 6, axis=0)  # patches of 10 px; the strip is the one from 40 to 50
+    given, num_given = dissolve_outlines(regions, picture)
+    if thin_colour:
+        assert num_given == 0
+        np.testing.assert_array_equal(given, regions)
+    else:
+        assert num_given == 6
+        assert (given[:, :4] == 0).all()
+        assert (given[:, 4:] == 1).all(), "most of the strip is red"
+
+
 def name(frames, **options):
     known = []
     settings = {"yardstick": 1.5, "overlap_weight": 0.4, "least": 0.5} | options
@@ -88,7 +116,7 @@ def test_an_identity_follows_its_thing():
 
 
 def test_twins_keep_their_identities_by_where_they_are():
-    names, known = name([painted("0110011000"), painted("0011001100"), painted("0001100110")])
+    names, _ = name([painted("0110011000"), painted("0011001100"), painted("0001100110")])
     left, right = int(names[0][0, 1]), int(names[0][0, 5])
     assert left != right
     assert (names[1][0, 3], names[1][0, 7]) == (left, right)
@@ -107,12 +135,32 @@ def test_a_thing_that_was_hidden_for_a_while_is_recognised():
 
 
 def test_the_matching_is_the_best_of_all_and_not_greedy():
-    """Greedily, the first region would take the entity that is the second's only match."""
-    a, b = LOOKS[0], LOOKS[1]
-    before = np.stack([a, 0.6 * a + 0.8 * b])[None]
-    after = np.stack([0.5 * a + 0.866 * b, 0.75 * a + 0.66 * b])[None]
+    """Greedily, the first region would take the entity that it is most like, which is the second's only match."""
+    a, b, c = LOOKS[:3]
+    before = np.stack([0.6 * a + 0.8 * b, 0.6 * b + 0.8 * c])[None]
+    after = np.stack([0.9 * b + 0.436 * a, a])[None]
+    alike = similarity(after[0], before[0], 2.0)
+    assert alike[0, 0] > max(alike[0, 1], alike[1, 0]) > 0.5 > 0.1 > alike[1, 1]
     known = []
-    recognise(np.array([[0, 1]]), before, known, yardstick=2.0, overlap_weight=0.0, least=0.3)
-    names = recognise(np.array([[0, 1]]), after, known, yardstick=2.0, overlap_weight=0.0, least=0.3)
-    pairs = {tuple(order): sum(1 - ((after[0, i] - before[0, k]) ** 2).sum() / 2 for i, k in enumerate(order)) for order in ([0, 1], [1, 0])}
-    assert tuple(names[0].tolist()) == max(pairs, key=pairs.get)
+    settings = {"yardstick": 2.0, "overlap_weight": 0.0, "least": 0.1}
+    recognise(np.array([[0, 1]]), before, known, **settings)
+    assert recognise(np.array([[0, 1]]), after, known, **settings).tolist() == [[1, 0]]
+    assert len(known) == 2
+
+
+@pytest.mark.parametrize("overlap_weight", [0.0, 0.4])
+def test_matching_equals_brute_force(overlap_weight):
+    """Over all ways to pair regions with entities: a pair counts what it scores above the threshold, and nothing below."""
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        before, after = unit_features(generator.normal(size=(2, 1, 4, 3)).astype(np.float32))
+        known = []
+        settings = {"yardstick": 1.5, "overlap_weight": overlap_weight, "least": 0.3}
+        recognise(np.arange(4)[None], before, known, **settings)
+        names = recognise(np.arange(4)[None], after, known, **settings)[0]
+        score = (1 - overlap_weight) * similarity(after[0], before[0], 1.5) + overlap_weight * np.eye(4)
+        gain = np.maximum(score - 0.3, 0)
+        best = max(sum(gain[region, entity] for region, entity in enumerate(order)) for order in itertools.permutations(range(4)))
+        assert sum(gain[region, name] for region, name in enumerate(names) if name < 4) == pytest.approx(best, abs=1e-5)
+        assert all(score[region, name] >= 0.3 for region, name in enumerate(names) if name < 4)
+        assert len(set(names.tolist())) == 4

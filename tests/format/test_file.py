@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import N, T, write_episode
+
 from tracekit import records
 from tracekit.errors import BadDataError, CannotCreateError
 from tracekit.format.file import Target, open_records, read_text_column, write_records
@@ -34,7 +35,9 @@ def test_every_record_comes_back(episode: records.Episode, episode_file: Path) -
             expected = getattr(episode, group.name)
             stored = {f.name: f.metadata["spec"].dtype for f in dataclasses.fields(expected)}
             rounded = {
-                name: np.asarray(getattr(expected, name)).astype(code) for name, code in stored.items() if code in ("f4", "i4", "u1", "f8") and name != "frames"
+                name: np.asarray(getattr(expected, name)).astype(code)
+                for name, code in stored.items()
+                if code in ("f4", "i4", "u1", "f8") and name != "frames"
             }
             assert_same(
                 dataclasses.replace(expected, **{k: v for k, v in rounded.items() if v.ndim}),
@@ -71,8 +74,14 @@ def replace(file: h5py.File, name: str, value: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: replace(f, "tracks/visible", np.zeros((8, 6), np.uint8)), r"tracks/visible has shape \(8, 6\), but T = 6 \(from video/pts\)"),
-        (lambda f: replace(f, "tracks/visible", np.zeros((T, 6), np.uint8)), r"tracks/visible has shape \(6, 6\), but N = 5 \(from tracks/xyz_world\)"),
+        (
+            lambda f: replace(f, "tracks/visible", np.zeros((8, 6), np.uint8)),
+            r"tracks/visible has shape \(8, 6\), but T = 6 \(from video/pts\)",
+        ),
+        (
+            lambda f: replace(f, "tracks/visible", np.zeros((T, 6), np.uint8)),
+            r"tracks/visible has shape \(6, 6\), but N = 5 \(from tracks/xyz_world\)",
+        ),
         (lambda f: replace(f, "tracks/uv", np.zeros((T, N), np.float32)), r"tracks/uv has shape \(6, 5\), but 3 axes are expected"),
         (lambda f: replace(f, "tracks/uv", np.zeros((T, N, 3), np.float32)), r"tracks/uv has shape \(6, 5, 3\), but the axis of 2 has 3"),
         (lambda f: replace(f, "tracks/uv", np.zeros((T, N, 2), np.float64)), "tracks/uv has dtype float64, but float32 is expected"),
@@ -97,7 +106,11 @@ def test_a_broken_layout_names_the_path_and_both_values(episode_file: Path, chan
     [
         ("tracks", lambda f: f["tracks/visible"].__setitem__((2, 3), 7), r"tracks/visible\[2, 3\] is 7: only 0 and 1"),
         ("tracks", lambda f: f["tracks/keypoint"].__setitem__(1, 70), r"tracks/keypoint\[1\] is 70: an index must be in 0\.\.6 \(K = 7\)"),
-        ("geometry", lambda f: f["geometry/world_from_camera"].__setitem__((4, 0, 0), -1.0), r"geometry/world_from_camera\[4\]: not a rigid motion"),
+        (
+            "geometry",
+            lambda f: f["geometry/world_from_camera"].__setitem__((4, 0, 0), -1.0),
+            r"geometry/world_from_camera\[4\]: not a rigid motion",
+        ),
         ("geometry", lambda f: f["geometry/intrinsics"].__setitem__((0, 0), np.nan), r"geometry/intrinsics\[0, 0\] is nan"),
     ],
 )
@@ -113,10 +126,9 @@ def test_a_forbidden_value_names_its_index(episode_file: Path, group: str, chang
 def test_groups_that_no_longer_hold_are_left_out_and_strangers_stay(tmp_path: Path, episode_file: Path, episode: records.Episode) -> None:
     damage(episode_file, lambda f: f.create_dataset("my_lab/notes", data=np.arange(3)))
     before = episode_file.read_bytes()
-    with open_records(episode_file, EPISODE) as file:
-        with write_records(Target(tmp_path / "b.h5"), EPISODE, base=file, writes={"geometry"}) as writer:
-            assert sorted(writer.dropped) == ["captions", "events", "motion", "tracks"]
-            writer.put(episode.geometry)
+    with open_records(episode_file, EPISODE) as file, write_records(Target(tmp_path / "b.h5"), EPISODE, base=file, writes={"geometry"}) as writer:
+        assert sorted(writer.dropped) == ["captions", "events", "motion", "tracks"]
+        writer.put(episode.geometry)
     with open_records(tmp_path / "b.h5", EPISODE) as file:
         assert file.groups == ["video", "depth_sensor", "camera_sensor", "keypoints", "geometry"]
         assert ("my_lab/notes", (3,), "int64", 24) in file.datasets()
@@ -150,7 +162,7 @@ def test_empty_axes_are_written_and_read(tmp_path: Path, episode: records.Episod
             if isinstance(value, list):
                 changes[field.name] = value[: keep.get(shape[0], len(value))]
             else:
-                changes[field.name] = value[tuple(slice(0, keep.get(axis, None)) for axis in shape)]
+                changes[field.name] = value[tuple(slice(0, keep.get(axis)) for axis in shape)]
         return dataclasses.replace(record, **changes)
 
     keep = {"T": 0, "N": 0, "K": 0, "A": 0, "C": 0, "B": 0, "M": 0, "R": 0, "E": 0}
@@ -178,7 +190,9 @@ def test_a_column_of_texts(episode_file: Path) -> None:
 
 def test_the_schema_is_consistent() -> None:
     for kind in (EPISODE, CORPUS):
-        paths = [entry.path if not entry.is_attribute else f"{entry.path}@{entry.field}" for group in kind.groups for entry in group.entries()]
+        paths = [
+            entry.path if not entry.is_attribute else f"{entry.path}@{entry.field}" for group in kind.groups for entry in group.entries()
+        ]
         assert len(set(paths)) == len(paths)
         names = {group.name for group in kind.groups}
         for group in kind.groups:

@@ -173,6 +173,24 @@ def test_frames_without_texture_hold_the_pose_with_no_confidence():
     np.testing.assert_allclose(estimates[-1].world_from_camera[:3, 3], relative[-1, :3, 3], atol=0.005)
 
 
+def test_a_long_darkness_does_not_break_the_chain():
+    frame, depth = render(pose(0, 0, (0, 0, -1)))
+    odometry = Odometry(INTRINSICS, (WIDTH, HEIGHT))
+    lights = [True] * 3 + [False] * 20 + [True] * 3
+    estimates = [odometry.track(frame if light else np.zeros_like(frame), depth) for light in lights]
+    assert all((e.world_from_camera == np.eye(4)).all() for e in estimates)
+    assert [e.confidence for e in estimates] == [float(light) for light in lights]
+
+
+def test_a_clip_that_begins_in_darkness_begins_where_the_light_comes_on():
+    true = handheld(8)
+    odometry = Odometry(INTRINSICS, (WIDTH, HEIGHT))
+    frames = [render(camera) for camera in true]
+    estimates = [odometry.track(frame if index >= 3 else np.zeros_like(frame), depth) for index, (frame, depth) in enumerate(frames)]
+    assert trajectory_error(np.stack([e.world_from_camera for e in estimates])[3:], true[3:]) < 0.003
+    assert estimates[-1].confidence > 0.9
+
+
 def test_a_clip_without_any_texture_or_depth_stays_put():
     frame, depth = render(pose(0, 0, (0, 0, -1)))
     for image, measured in ((np.zeros_like(frame), depth), (frame, np.zeros_like(depth))):

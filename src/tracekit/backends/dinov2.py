@@ -149,7 +149,8 @@ def _load(weights: Path) -> Any:
     else:
         architecture, arguments = _architecture_of(state, weights), {}
     try:
-        model = timm.create_model(architecture, pretrained=False, **{**arguments, "num_classes": 0, "dynamic_img_size": True})
+        ours = {"num_classes": 0, "dynamic_img_size": True, "weight_init": "skip"}  # every weight is read from the file
+        model = timm.create_model(architecture, pretrained=False, **{**arguments, **ours})
     except (RuntimeError, TypeError) as error:
         raise BadDataError(f"{config}: timm cannot make {architecture!r}: {error}", hint="name a DINOv2 model") from error
     if not isinstance(model, VisionTransformer):

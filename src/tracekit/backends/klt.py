@@ -34,8 +34,8 @@ LEVELS = 3
 TILE = WINDOW + 4
 """Side of the piece of image that is kept of a key patch: the window, the half pixel by which a point is off-centre, gradients."""
 
-RETURN_LEVELS = 1
-"""Halvings on the way back, which starts from where the point should return to."""
+RETURN_LEVELS = 0
+"""Halvings on the way back. It starts from where the point should return to, so none are needed: measured, they change nothing."""
 
 RETURN_ERROR = 1.0
 """A point followed forth and back comes back this close to its start, pixels, or is lost."""
@@ -73,8 +73,11 @@ WEIGHT_REACH = 5.0
 UNCOVERED = 0.5
 """Part of a patch, by weight, that must not be covered."""
 
-FIT_STEPS = 8
-"""Gauss-Newton steps of the affine fit."""
+FIT_STEPS = 10
+"""Gauss-Newton steps of the affine fit, at most."""
+
+CONVERGED = 0.01
+"""Step of the affine fit, pixels, from which another one would change nothing."""
 
 STRETCH = 3.0
 """Factor by which a patch may have grown or shrunk in any direction since it was first seen."""
@@ -161,7 +164,7 @@ class _View:
         self.size = (self.grey.shape[1], self.grey.shape[0])
 
     def contains(self, uv: np.ndarray) -> np.ndarray:
-        return ((uv >= 0) & (uv <= [self.size[0] - 1, self.size[1] - 1])).all(axis=-1)  # False for NaN
+        return np.all((uv >= 0) & (uv <= [self.size[0] - 1, self.size[1] - 1]), axis=-1)  # False for NaN
 
     def see(self, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return cameras.project(world, self.intrinsics, self.world_from_camera)
@@ -426,8 +429,8 @@ def _fit_first(
     template, variance = _centred(first[:, 1:-1, 1:-1].reshape(-1, WINDOW**2), weight)
     descent = np.stack([along_x * x, along_x * y, along_y * x, along_y * y, along_x, along_y], axis=2)
     descent -= np.einsum("pn,pni->pi", weight, descent)[:, None]
-    weighted = descent * weight[..., None]
-    hessian = np.einsum("pni,pnj->pij", weighted, descent).astype(np.float64)
+    weighted = np.swapaxes(descent * weight[..., None], 1, 2)
+    hessian = (weighted @ descent).astype(np.float64)
     # A prior that only noise would notice: along an edge or on a blank patch the map stays what it was.
     hessian += GREY_NOISE**2 / WINDOW**2 * np.diag([WINDOW**2] * 4 + [4.0] * 2)
     solve = np.linalg.inv(hessian)
@@ -436,10 +439,12 @@ def _fit_first(
     for _ in range(FIT_STEPS):
         patch, contrast = _centred(_sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2)), weight)
         gain = np.sqrt((variance + GREY_NOISE**2) / (contrast + GREY_NOISE**2))
-        step = np.einsum("pij,pnj,pn->pi", solve, weighted, patch * gain[:, None] - template, optimize=["einsum_path", (1, 2), (0, 1)])
+        step = (solve @ (weighted @ (patch * gain[:, None] - template)[..., None]))[..., 0]
         inverse = np.linalg.inv(np.eye(2) + np.clip(step[:, :4].reshape(-1, 2, 2), -0.2, 0.2))
         warp = warp @ inverse
-        centre = centre - np.einsum("pij,pj->pi", warp, np.clip(step[:, 4:], -1.0, 1.0))
+        centre = centre - (warp @ np.clip(step[:, 4:, None], -1.0, 1.0))[..., 0]
+        if np.abs(step[:, 4:]).max() < CONVERGED and np.abs(step[:, :4]).max() < CONVERGED / WINDOW:
+            break
     patch, contrast = _centred(_sample(image, centre[:, None] + grid @ np.swapaxes(warp, 1, 2)), weight)
     likeness = _correlation(np.einsum("pn,pn,pn->p", weight, patch, template), contrast, variance)
     stretch = np.linalg.svd(warp, compute_uv=False)
@@ -510,12 +515,13 @@ def _weights(view: _View, points: _Points, index: np.ndarray) -> np.ndarray:
 
 
 def _on_surface(view: _View, pixels: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Which of the pixels (P, n, 2) may belong to surfaces at depths z (P,): 1 or 0; pixels without depth may."""
+    """Which of the pixels (P, n, 2) may belong to surfaces at depths z (P,): 1 or 0; in the image, those without depth may."""
+    inside = view.contains(pixels).astype(np.float32)
     if view.depth is None:
-        return np.ones(pixels.shape[:2], dtype=np.float32)
+        return inside
     there = nearest_depth(view.depth, pixels.reshape(-1, 2), view.size).reshape(pixels.shape[:2])
     with np.errstate(invalid="ignore"):
-        return 1 - (np.abs(there - z[:, None]) > SAME_SURFACE * np.maximum(there, z[:, None])).astype(np.float32)
+        return inside * ~(np.abs(there - z[:, None]) > SAME_SURFACE * np.maximum(there, z[:, None]))
 
 
 def _centred(patch: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

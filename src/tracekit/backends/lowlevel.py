@@ -14,13 +14,14 @@ SMALLEST_PATCH = 4
 SAMPLES = 8
 """Pixels per side of a patch after resizing: enough for a median and for gradients, whatever the resolution of the video."""
 
-# Each statistic becomes an angle and enters as (cos, sin) times a weight, so that the cosine between two descriptors is the
-# weighted mean of the cosines of their differences: 1 for equal patches, falling smoothly with every statistic that differs,
-# and no large value can drown the others. A difference of `scale` turns a statistic by one radian.
+# Each statistic becomes an angle and enters as (cos, sin) times a weight, so that the cosine between two descriptors is the mean,
+# weighted by squares, of the cosines of their differences: 1 for equal patches, less with every statistic that differs, and no
+# large value can drown the others. A difference of `scale` turns a statistic by one radian; none turns by 3/2 pi from end to end,
+# where opposites would begin to look alike. Lightness counts for less than colour, because shading changes it across one thing.
 #                       weight  scale
-LIGHTNESS = (1.0, 40.0)  # CIELAB L, 0 to 100
-COLOUR = (1.0, 20.0)  # CIELAB a and b, each
-TEXTURE = (0.3, 1.5)  # log of the gradient energy at two scales, each
+LIGHTNESS = (0.6, 40.0)  # CIELAB L, 0 to 100
+COLOUR = (1.0, 25.0)  # CIELAB a and b, each -110 to 110, after `_tame`
+TEXTURE = (0.3, 3.0)  # log of the gradient energy at two scales, each: -2 to 7
 ORIENTATION = (0.1, 1.0)  # energy-weighted mean of the doubled gradient angle, as a vector in the unit disc
 
 
@@ -59,7 +60,7 @@ def _describe_one(frame: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
     # The median sides with the larger part of a patch that two things share: a mean would invent a colour that neither has.
     lightness, green_red, blue_yellow = np.moveaxis(np.median(_by_patch(lab, grid), axis=2), -1, 0)
-    statistics = [(lightness, LIGHTNESS), (green_red, COLOUR), (blue_yellow, COLOUR)]
+    statistics = [(lightness, LIGHTNESS), (_tame(green_red), COLOUR), (_tame(blue_yellow), COLOUR)]
     for blur in (0.0, 2.0):
         smooth = cv2.GaussianBlur(lab[..., 0], (0, 0), blur) if blur else lab[..., 0]
         across, down = cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32), cv2.Scharr(smooth, cv2.CV_32F, 0, 1, scale=1 / 32)
@@ -71,6 +72,11 @@ def _describe_one(frame: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
     turned = [weight * turn(statistic / scale) for statistic, (weight, scale) in statistics for turn in (np.cos, np.sin)]
     return np.stack(turned, axis=-1).astype(np.float32)
+
+
+def _tame(colour: np.ndarray) -> np.ndarray:
+    """Pale colours, which most things have, keep their differences; those of vivid ones are compressed."""
+    return np.interp(colour, (-110, -35, 35, 110), (-58, -35, 35, 58))
 
 
 def _by_patch(image: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tracekit.geometry import cameras
 from tracekit.geometry.diameter import diameter
-from tracekit.parameters import parameter
+from tracekit.parameters import check, parameter
 from tracekit.records import Geometry, Motion, Tracks
 from tracekit.report import Report
 
@@ -43,6 +43,7 @@ def filter_moving(
     moves nothing. The diameter is the largest distance between any two of its visible positions, exactly. A track that is
     never visible has diameter NaN and does not move; those are counted. Lengths are pixels of the processed grid.
     """
+    check(parameters)
     threshold = parameters.threshold
     if parameters.threshold_fraction is not None:
         threshold = parameters.threshold_fraction * math.hypot(clip_width, clip_height)

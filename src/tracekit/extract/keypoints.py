@@ -9,7 +9,7 @@ import numpy as np
 from tracekit.backends.protocols import FeaturesBackend
 from tracekit.errors import BadDataError
 from tracekit.extract.chunks import chunk_bounds
-from tracekit.extract.entities import Entity, group_patches, recognise, split_regions, unit_features, variety
+from tracekit.extract.entities import Entity, dissolve_outlines, group_patches, recognise, split_regions, unit_features, variety
 from tracekit.extract.farthest_points import farthest_points
 from tracekit.extract.quota import share_budget
 from tracekit.parameters import check, parameter
@@ -27,7 +27,7 @@ class KeypointsParameters:
     representative_frames: int = parameter(5, "frames per chunk on which entities are found", minimum=1)
     clusters: int = parameter(16, "groups of patch features per chunk, before alike ones are merged", minimum=1)
     position_weight: float = parameter(0.3, "weight of a patch's place against its features when patches are grouped", minimum=0)
-    merge_similarity: float = parameter(0.6, "groups at least this similar are one (1: equal, 0: as two patches at random)", maximum=1)
+    merge_similarity: float = parameter(0.65, "groups at least this similar are one (1: equal, 0: as two patches at random)", maximum=1)
     minimum_patches: int = parameter(4, "a region of fewer patches is counted to its neighbour", minimum=1)
     match_similarity: float = parameter(0.5, "a region that scores less against every known entity is a new entity", maximum=1)
     match_overlap_weight: float = parameter(0.4, "weight of spatial overlap against feature similarity in that score", minimum=0, maximum=1)
@@ -150,6 +150,8 @@ def _find_entities(
     for shown, picture in enumerate(pictures):
         regions, num_absorbed = split_regions(groups[shown], described[shown], minimum_patches=parameters.minimum_patches)
         report.count("patches of regions too small to be an entity, counted to a neighbour", num_absorbed)
+        regions, num_given = dissolve_outlines(regions, picture)
+        report.count("patches across an outline, counted to one side", num_given)
         entities[shown] = recognise(
             regions,
             described[shown],
@@ -193,11 +195,12 @@ def _place(
 
 
 def _too_coarse(places: _Places, entity: int, quota: int, parts: int, patch_size: float) -> bool:
-    """Whether cells must be divided to give `entity` two places for each keypoint, one of them off its outline."""
+    """Whether cells must be divided to give `entity` two places for each keypoint, at least one of them off its outline."""
     mine = places.entity == entity
+    num_places, num_good = int(np.count_nonzero(mine)), int(np.count_nonzero(mine & (places.compromise < OUTLINE)))
     if patch_size / parts > SMALLEST_CELL:
-        return np.count_nonzero(mine) < 2 * quota or np.count_nonzero(mine & (places.compromise < OUTLINE)) < quota
-    return patch_size / parts > 1 and np.count_nonzero(mine) < quota
+        return num_places < 2 * quota or num_good < quota
+    return patch_size / parts > 1 and num_places < quota
 
 
 def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None, border: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from tracekit.errors import BadDataError
 from tracekit.extract.chunks import chunk_bounds
 from tracekit.geometry import cameras
 from tracekit.geometry.depth_lookup import surface_depth
-from tracekit.parameters import parameter
+from tracekit.parameters import check, parameter
 from tracekit.records import Frames, Geometry, Keypoints, Tracks
 from tracekit.report import Report
 
@@ -53,6 +53,7 @@ def track(
     Raises BadDataError when the clip and the geometry do not fit, or when the tracker returns positions that are not finite
     where it claims to see the point; TypeError when what it returns has the wrong shape.
     """
+    check(parameters)
     num_frames = len(frames)
     _check_fit(frames, keypoints, geometry)
     entrants = _Entrants(frames, keypoints, geometry, parameters, report)
@@ -251,8 +252,8 @@ def _assemble(progress: _Progress, keypoints: Keypoints, geometry: Geometry, tra
     uv = np.full((*shape, 2), np.nan, dtype=np.float32)
     for frame, camera in enumerate(geometry.world_from_camera):
         uv[frame] = cameras.project(xyz_world[frame].astype(np.float64), geometry.intrinsics, camera)[0]
-    known = np.isfinite(xyz_world).all(axis=-1)
-    valid = known & np.isfinite(uv).all(axis=-1)
+    known = np.all(np.isfinite(xyz_world), axis=-1)
+    valid = known & np.all(np.isfinite(uv), axis=-1)
     xyz_world[~valid] = np.nan
     uv[~valid] = np.nan
     report.count("tracks", shape[1])

@@ -27,7 +27,7 @@ class Spool:
             descriptor, self.path = tempfile.mkstemp(prefix="tracekit-", suffix=".h5")
         except OSError as error:
             raise _spool_error(error) from None
-        self.stream: BinaryIO = open(descriptor, "w+b")
+        self.stream: BinaryIO = open(descriptor, "w+b")  # noqa: SIM115 (closed by __exit__)
 
     def forget_name(self) -> None:
         """Remove the directory entry; the bytes stay until the stream is closed."""

@@ -87,7 +87,7 @@ def _on_grid(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> 
     """Pixels (P, 2) of the depth image, and which lie in it; the others are (0, 0)."""
     height, width = depth.shape
     xy = cameras.resize_pixels(np.asarray(uv, dtype=np.float64), image_size, (width, height))
-    inside = ((xy >= -0.5) & (xy <= [width - 0.5, height - 0.5])).all(axis=1)  # False for NaN
+    inside = np.all((xy >= -0.5) & (xy <= [width - 0.5, height - 0.5]), axis=1)  # False for NaN
     return np.where(inside[:, None], xy, 0.0), inside
 
 

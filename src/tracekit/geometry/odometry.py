@@ -5,6 +5,9 @@ the same. Corners of the keyframe are followed into the frame (pyramidal Lucas-K
 them agree on is the camera's: what moves by itself (an arm, an animal) disagrees and is left out. A camera at rest is a
 hypothesis of its own, preferred while it explains the background to about a pixel, so that a tripod yields one pose exactly.
 
+Every point has a trust: how well it has agreed with the camera so far. Background is what has earned trust, so that something
+large that starts to move, or that comes in front, does not take the camera with it; new keyframes inherit the trust of the old.
+
 A new keyframe is taken only when the view no longer overlaps enough with the old one; an earlier keyframe is taken up again
 when the camera returns to it.
 """
@@ -21,6 +24,7 @@ from tracekit.geometry import cameras, se3
 WORKING_SIDE = 640
 """Frames are reduced to this many pixels on the longer side: corners are located to a tenth of a pixel, which is enough."""
 INLIER_PX = 1.5
+"""Points this close to where a motion puts them agree with it."""
 FIT_PX = 0.75
 """Width of the robust fit, in the end: half of what still counts as agreement."""
 REST_PX = 1.0
@@ -28,16 +32,18 @@ REST_PX = 1.0
 RETURN_PX = 0.25
 """... and one that moves is at the keyframe's pose again only when it has come this close: the gap keeps it from flickering."""
 MIN_INLIERS = 12
+"""Fewer points than this tell nothing: twice what a motion needs, and again as many to bear it out."""
 MIN_OVERLAP = 0.6
 MIN_AGREEMENT = 0.5
 """A keyframe is given up when less of it is in view, or less of what is in view agrees (both counted by trust)."""
 TRUST_RATE = 0.2
 """How fast a point gains or loses its say: in about five frames."""
 LEAST_TRUST = 0.02
+"""No point of a new keyframe is silenced altogether: it may earn trust again."""
 NEIGHBOURHOOD_PX = 15.0
 """How far the word of a point carries when a new keyframe is taken."""
 MAX_KEYFRAMES = 48
-"""Keyframes that are remembered, which bounds the memory (about 0.3 MB each)."""
+"""Keyframes that are remembered, the latest ones: this bounds the memory (about 0.3 MB each)."""
 LOST_FRAMES = 5
 """After so many frames without an estimate a new keyframe starts at the pose that was held."""
 
@@ -65,6 +71,10 @@ class _Keyframe:
     world_from_camera: np.ndarray
     trust: np.ndarray
     """(P,) how well each point has agreed with the camera so far, 0 to 1. It is its say in what is background, and is updated in place."""
+
+    @property
+    def is_usable(self) -> bool:
+        return len(self.pixels) >= MIN_INLIERS
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class Odometry:
         if grey.shape[::-1] != self._size:
             grey = cv2.resize(grey, self._size, interpolation=cv2.INTER_AREA)
         if not self._keyframes:
-            self._add_keyframe(grey, depth)
+            self._keyframes.append(self._keyframe(grey, depth))
             return CameraEstimate(self._pose, 1.0)
 
         keyframe = self._keyframes[-1]
@@ -123,7 +133,7 @@ class Odometry:
 
         self._lost = 0
         self._resting = match.resting
-        pose = keyframe.world_from_camera.copy() if match.resting else keyframe.world_from_camera @ se3.inverse(match.camera_from_keyframe)
+        pose = keyframe.world_from_camera if match.resting else keyframe.world_from_camera @ se3.inverse(match.camera_from_keyframe)
         self._previous_pose, self._pose = self._pose, pose
         confidence = self._certainty * float(keyframe.trust[match.agrees].sum() / keyframe.trust[match.followed].sum())
         keyframe.trust[match.followed] += TRUST_RATE * (match.agrees[match.followed] - keyframe.trust[match.followed])
@@ -135,16 +145,20 @@ class Odometry:
         """Nothing is known of this frame. When that lasts, start afresh, and say by a lower confidence that the chain is broken."""
         self._previous_pose = self._pose
         self._lost += 1
-        if self._lost >= LOST_FRAMES or len(self._keyframes[-1].pixels) < MIN_INLIERS:
-            self._lost = 0
-            self._certainty *= 0.5
-            self._add_keyframe(grey, depth)
-        return CameraEstimate(self._pose.copy(), 0.0)
+        begun = self._keyframes[-1].is_usable
+        if not begun or self._lost >= LOST_FRAMES:
+            fresh = self._keyframe(grey, depth)
+            # After darkness the old view may come back: it is given up only for one that can be followed.
+            if fresh.is_usable:
+                self._lost = 0
+                self._certainty *= 0.5 if begun else 1.0
+                self._keyframes.append(fresh)
+        return CameraEstimate(self._pose, 0.0)
 
     # Keyframes
 
-    def _add_keyframe(self, grey: np.ndarray, depth: np.ndarray | None, match: _Match | None = None) -> None:
-        """Take the frame as a keyframe. A corner inherits the trust of the old keyframe's points around it."""
+    def _keyframe(self, grey: np.ndarray, depth: np.ndarray | None, match: _Match | None = None) -> _Keyframe:
+        """The frame as a keyframe at the current pose. A corner inherits the trust of the old keyframe's points around it."""
         pixels = find_corners(grey)
         if self._rotation_only:
             z = np.ones(len(pixels))
@@ -154,8 +168,7 @@ class Odometry:
             pixels, z = pixels[z > 0], z[z > 0]
         points = cameras.unproject(pixels.astype(np.float64), z, self._intrinsics, np.eye(4))
         trust = np.full(len(pixels), 0.5) if match is None else self._inherited_trust(pixels, match)
-        self._keyframes.append(_Keyframe(grey, pixels, points, self._pose.copy(), trust))
-        del self._keyframes[:-MAX_KEYFRAMES]
+        return _Keyframe(grey, pixels, points, self._pose, trust)
 
     def _inherited_trust(self, pixels: np.ndarray, match: _Match) -> np.ndarray:
         """What the old keyframe says of corners (P, 2): a point that should be here and is not witnesses that something hides it."""
@@ -186,7 +199,10 @@ class Odometry:
             if again is not None and again.agreement(candidate.trust) >= MIN_AGREEMENT:
                 self._keyframes.append(self._keyframes.pop(best))
                 return
-        self._add_keyframe(grey, depth, match)
+        fresh = self._keyframe(grey, depth, match)
+        if fresh.is_usable:
+            self._keyframes.append(fresh)
+            del self._keyframes[:-MAX_KEYFRAMES]
 
     def _overlap(self, keyframe: _Keyframe) -> float:
         """Share of a keyframe's points that the current pose puts inside the picture."""
@@ -203,7 +219,7 @@ class Odometry:
     # One frame against one keyframe
 
     def _match(self, keyframe: _Keyframe, grey: np.ndarray, depth: np.ndarray | None) -> _Match | None:
-        if len(keyframe.pixels) < MIN_INLIERS:
+        if not keyframe.is_usable:
             return None
         guess = se3.inverse(self._predicted_pose()) @ keyframe.world_from_camera
         match = self._match_from(guess, keyframe, grey, depth)
@@ -221,9 +237,7 @@ class Odometry:
             return self._pose
         return self._pose @ se3.inverse(self._previous_pose) @ self._pose
 
-    def _match_from(
-        self, guess: np.ndarray, keyframe: _Keyframe, grey: np.ndarray, depth: np.ndarray | None
-    ) -> _Match | None:
+    def _match_from(self, guess: np.ndarray, keyframe: _Keyframe, grey: np.ndarray, depth: np.ndarray | None) -> _Match | None:
         """Follow the keyframe's corners from where `guess` (camera_from_keyframe) expects them, and estimate the motion."""
         expected, _ = cameras.project(keyframe.points, self._intrinsics, se3.inverse(guess))
         expected = np.where(self._inside(expected)[:, None], expected, keyframe.pixels).astype(np.float32)
@@ -238,7 +252,6 @@ class Odometry:
             agrees[followed] = agreeing
             projected, _ = cameras.project(keyframe.points, self._intrinsics, se3.inverse(motion))
             return _Match(motion, resting, np.where(followed[:, None], found, projected), followed, agrees, self._inside(projected))
-
 
         shift = np.linalg.norm(uv - keyframe.pixels[followed], axis=1)
         still = shift < INLIER_PX
@@ -395,9 +408,9 @@ def refine_motion(
         normalised = np.stack([x / depth, y / depth], axis=1)
         error = uv - (normalised @ intrinsics[:2, :2].T + intrinsics[:2, 2])
         distance = np.where(in_front, np.linalg.norm(error, axis=1), np.inf)
-        if iteration == iterations:
+        if iteration == iterations or in_front.sum() < MIN_INLIERS:
             break
-        width = max(FIT_PX, 3.0 * float(np.median(distance))) if iteration == 0 else max(FIT_PX, 0.6 * width)
+        width = max(FIT_PX, 3.0 * float(np.median(distance[in_front])) if iteration == 0 else 0.6 * width)
         weight = np.where(in_front, 1.0 / (1.0 + (distance / width) ** 2) ** 2, 0.0)
         if trust is not None:
             weight = weight * trust

@@ -1,9 +1,9 @@
 """Folders of colour images, depth images and camera files, as RGB-D datasets are usually shipped.
 
-    DIR/rgb/000.jpg ...      colour, any format that OpenCV reads
-    DIR/depth/000.png ...    16-bit depth of the same names; the unit is a parameter (millimetres by default)
-    DIR/intrinsics.{txt,npy,json}   3 x 3 matrix of the colour camera, or {"fx", "fy", "cx", "cy"}
-    DIR/poses.{txt,npy}      optional: T rows of 12 or 16 numbers, or (T, 4, 4)
+DIR/rgb/000.jpg ...      colour, any format that OpenCV reads
+DIR/depth/000.png ...    16-bit depth of the same names; the unit is a parameter (millimetres by default)
+DIR/intrinsics.{txt,npy,json}   3 x 3 matrix of the colour camera, or {"fx", "fy", "cx", "cy"}
+DIR/poses.{txt,npy}      optional: T rows of 12 or 16 numbers, or (T, 4, 4)
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class DepthImages:
             return np.zeros(self._size, np.float32)
         depth = self._load(path)
         if depth.shape != self._size:
-            raise BadDataError(f"{path} has {depth.shape[1]} x {depth.shape[0]} pixels, but the first depth image {self._size[1]} x {self._size[0]}")
+            raise BadDataError(
+                f"{path} has {depth.shape[1]} x {depth.shape[0]} pixels, but the first depth image {self._size[1]} x {self._size[0]}"
+            )
         metres = depth.astype(np.float32) * np.float32(self._scale)
         unusable = ~np.isfinite(metres) | (metres <= 0)
         self._report.count("depth pixels without a return", int(unusable.sum()))
@@ -61,10 +63,8 @@ class DepthImages:
 
     @staticmethod
     def _load(path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            depth = _load_npy(path)
-        else:
-            depth = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)  # imread cannot open every Unicode path
+        packed = None if path.suffix == ".npy" else np.frombuffer(path.read_bytes(), np.uint8)  # imread cannot open every Unicode path
+        depth = _load_npy(path) if packed is None else cv2.imdecode(packed, cv2.IMREAD_UNCHANGED)
         if depth is None:
             raise BadDataError(f"{path} is not an image that can be read")
         if depth.ndim != 2:
@@ -87,7 +87,8 @@ def match_depth(images: Sequence[Path], folder: Path, *, metres_per_unit: float,
         if len(found) != len(images):
             raise BadDataError(f"{folder} has {len(found)} depth images for {len(images)} colour images, and their names do not agree")
         report.note("depth and colour images have other names: matched in order")
-        return DepthImages(sorted(found.values(), key=lambda path: _natural(path.stem)), metres_per_unit, report)
+        in_order = sorted(found.values(), key=lambda path: _natural(path.stem))
+        return DepthImages(in_order, metres_per_unit, report)
     missing = [image.name for image in images if image.stem not in found]
     if missing and not allow_missing:
         raise BadDataError(
@@ -153,7 +154,9 @@ def _intrinsics_from_json(path: Path) -> np.ndarray:
             return np.array(content, dtype=np.float64)
         return _pinhole(*(float(content[key]) for key in ("fx", "fy", "cx", "cy")))
     except (ValueError, KeyError, TypeError) as error:
-        raise BadDataError(f"{path} holds no intrinsics: {error}", hint='expected {"fx": .., "fy": .., "cx": .., "cy": ..} or a 3 x 3 list') from None
+        raise BadDataError(
+            f"{path} holds no intrinsics: {error}", hint='expected {"fx": .., "fy": .., "cx": .., "cy": ..} or a 3 x 3 list'
+        ) from None
 
 
 def _numbers(path: Path) -> np.ndarray:

@@ -11,10 +11,17 @@ from typing import Any
 PROGRAM = [sys.executable, "-m", "tracekit"]
 
 
-def tracekit(*arguments: object, stdin: bytes | None = None, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
+def tracekit(
+    *arguments: object, stdin: bytes | None = None, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess:
     """`tracekit ARGUMENTS`, with `stdin` as standard input (nothing by default)."""
     return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], input=stdin if stdin is not None else b"", capture_output=True, env=environment(env), timeout=300, **options
+        [*PROGRAM, *map(str, arguments)],
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        env=environment(env),
+        timeout=300,
+        **options,
     )
 
 
