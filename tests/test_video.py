@@ -230,10 +230,11 @@ def test_chunks_that_overlap_decode_each_frame_once(tmp_path, monkeypatch):
     assert len(yielded) == len(set(yielded)) == 120
 
 
-def test_far_jumps_skip_what_lies_between(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+def test_far_jumps_skip_what_lies_between(name, tmp_path, monkeypatch):
     from tracekit import video_pyav
 
-    path = encode(tmp_path / "v.mp4", count=240)
+    path = encode(tmp_path / name, count=240)
     _, frames = video.open_clip(path)
     frames[0]
     yielded = []
@@ -249,6 +250,16 @@ def test_far_jumps_skip_what_lies_between(tmp_path, monkeypatch):
     assert len(yielded) < 40
     pictures = reference(path)[0]
     assert all(np.array_equal(one, pictures[number]) for one, number in zip(picked, (200, 100, 3), strict=True))
+
+
+@pytest.mark.parametrize("group", ["2", "250"])
+def test_seeks_and_long_runs_may_alternate(group, tmp_path):
+    path = encode(tmp_path / "v.mp4", options=X264 | {"g": group}, count=300)
+    _, frames = video.open_clip(path)
+    pictures = reference(path)[0]
+    for index in (290, 17, slice(100, 280), 5, 299, slice(20, 90), slice(60, 200)):
+        frames._cache.clear()
+        assert np.array_equal(frames[index], pictures[index]), index
 
 
 def test_indexing_is_that_of_an_array(tmp_path):

@@ -32,10 +32,10 @@ from tracekit.geometry import cameras, se3
 from tracekit.records import CameraSensor, DepthSensor
 
 SEED = 7
-NUM_FRAMES, FPS = 75, 15
+NUM_FRAMES, FPS = 80, 15
 WIDTH, HEIGHT = 480, 360
-DEPTH_WIDTH, DEPTH_HEIGHT = 240, 180
-INTRINSICS = np.array([[470.0, 0.0, 239.5], [0.0, 470.0, 179.5], [0.0, 0.0, 1.0]])
+DEPTH_WIDTH, DEPTH_HEIGHT = 160, 120
+INTRINSICS = np.array([[525.0, 0.0, 239.5], [0.0, 525.0, 179.5], [0.0, 0.0, 1.0]])
 SUPERSAMPLING = 2
 CRF, GOP = 23, 15
 """A keyframe a second: half the bytes of the short groups that `write_video` makes by default."""
@@ -50,6 +50,7 @@ Material = Callable[[np.random.Generator, float, float], np.ndarray]
 
 CREAM, OAK, PINE, WALNUT = (0.90, 0.85, 0.72), (0.74, 0.56, 0.36), (0.86, 0.73, 0.52), (0.42, 0.28, 0.18)
 TEAL, RED, ORANGE, NAVY, GREEN = (0.16, 0.42, 0.45), (0.80, 0.14, 0.12), (0.95, 0.50, 0.10), (0.13, 0.20, 0.42), (0.20, 0.52, 0.28)
+SIGNAL, BLUE, YELLOW = (0.93, 0.36, 0.06), (0.10, 0.25, 0.72), (0.96, 0.78, 0.16)
 WHITE, LIGHT_GREY, GREY, BLACK = (0.93, 0.93, 0.90), (0.72, 0.74, 0.76), (0.40, 0.42, 0.45), (0.09, 0.09, 0.10)
 
 
@@ -66,7 +67,8 @@ def noise(rng: np.random.Generator, width: float, height: float, grain: tuple[fl
         step = [cell[0] * TEXELS_PER_METRE, cell[1] * TEXELS_PER_METRE]
         columns = np.broadcast_to(1 + np.arange(shape[1], dtype=np.float32) / step[0], shape)
         rows = np.broadcast_to(1 + np.arange(shape[0], dtype=np.float32)[:, None] / step[1], shape)
-        total += cv2.remap(coarse, np.ascontiguousarray(columns), np.ascontiguousarray(rows), cv2.INTER_CUBIC) / 1.5**octave
+        layer = cv2.remap(coarse, np.ascontiguousarray(columns), np.ascontiguousarray(rows), cv2.INTER_CUBIC)
+        total += layer.astype(np.float32) / 1.5**octave
     return total / total.std()
 
 
@@ -143,7 +145,7 @@ def cloth(ground: Colour, stripes: tuple[Colour, ...], pitch: float) -> Material
         rows, columns = texels(width, height)
 
         def bands(length: int) -> np.ndarray:
-            threads = np.empty((length, 3), np.float32)
+            threads = np.empty((length, 3))
             start = 0
             while start < length:
                 colour = stripes[rng.integers(len(stripes))] if rng.random() < 0.55 else ground
@@ -151,9 +153,8 @@ def cloth(ground: Colour, stripes: tuple[Colour, ...], pitch: float) -> Material
                 threads[start:stop], start = colour, stop
             return threads
 
-        picture = 0.5 * bands(columns)[None] + 0.5 * bands(rows)[:, None]
-        picture = cv2.GaussianBlur(picture, (0, 0), 1.0)
-        return picture * (1 + 0.06 * noise(rng, width, height, (0.01, 0.01)) + 0.05 * noise(rng, width, height, (0.09, 0.05)))[..., None]
+        weave = cv2.GaussianBlur(0.5 * bands(columns)[None] + 0.5 * bands(rows)[:, None], (0, 0), 1.0)
+        return weave * (1 + 0.06 * noise(rng, width, height, (0.01, 0.01)) + 0.05 * noise(rng, width, height, (0.09, 0.05)))[..., None]
 
     return draw
 
@@ -222,8 +223,8 @@ def block_face(letter: str, colour: Colour) -> Material:
     """A toy block: a letter in a frame."""
 
     def draw_print(picture: np.ndarray) -> None:
-        rectangle(picture, 0.10, 0.10, 0.90, 0.90, CREAM)
-        rectangle(picture, 0.17, 0.17, 0.83, 0.83, colour)
+        rectangle(picture, 0.09, 0.09, 0.91, 0.91, YELLOW)
+        rectangle(picture, 0.16, 0.16, 0.84, 0.84, colour)
         lettering(picture, letter, 0.5, 0.5, 0.46, CREAM, 0.2)
 
     return printed(colour, draw_print, wear=0.08)
@@ -263,34 +264,45 @@ def landscape(picture: np.ndarray) -> None:
 
 
 def gripper_label(picture: np.ndarray) -> None:
-    rectangle(picture, 0.0, 0.0, 1.0, 0.20, ORANGE)
-    rectangle(picture, 0.17, 0.34, 0.83, 0.84, BLACK)
-    lettering(picture, "R-02", 0.5, 0.59, 0.30, WHITE, 0.14)
+    rectangle(picture, 0.0, 0.0, 1.0, 0.13, BLACK)
+    rectangle(picture, 0.17, 0.25, 0.83, 0.66, WHITE)
+    lettering(picture, "R-02", 0.5, 0.455, 0.26, BLACK, 0.14)
+    rectangle(picture, 0.17, 0.76, 0.42, 0.90, BLACK)
+    rectangle(picture, 0.46, 0.76, 0.56, 0.90, WHITE)
+    rectangle(picture, 0.62, 0.80, 0.83, 0.86, WHITE)
     for x in (0.08, 0.92):
-        for y in (0.42, 0.84):
-            disc(picture, x, y, 0.07, BLACK)
+        for y in (0.24, 0.86):
+            disc(picture, x, y, 0.065, BLACK)
+            disc(picture, x, y, 0.035, LIGHT_GREY)
 
 
 def link_marks(picture: np.ndarray) -> None:
-    """A warning band near the wrist, and a cable from there on."""
-    rows, columns = picture.shape[:2]
-    rectangle(picture, 0.0, 0.81, 1.0, 0.89, ORANGE)
-    for start in np.arange(-0.6, 1.1, 0.42):
-        corners = np.array([[start, 0.89], [start + 0.2, 0.89], [start + 0.5, 0.81], [start + 0.3, 0.81]]) * [columns, rows]
-        cv2.fillPoly(picture, [corners.round().astype(np.int32)], ink(BLACK), cv2.LINE_AA)
-    rectangle(picture, 0.44, 0.0, 0.60, 0.76, GREY)
-    for y in np.arange(0.06, 0.76, 0.12):
-        rectangle(picture, 0.34, y, 0.70, y + 0.022, BLACK)
-        disc(picture, 0.20, y + 0.07, 0.07, NAVY)
-        disc(picture, 0.84, y + 0.04, 0.05, BLACK)
+    """Lettering and plates, no two of them alike: what repeats itself misleads a tracker."""
+    rectangle(picture, 0.0, 0.93, 1.0, 0.97, BLACK)
+    rectangle(picture, 0.16, 0.80, 0.84, 0.89, WHITE)
+    lettering(picture, "ARM 7", 0.5, 0.845, 0.024, BLACK, 0.14)
+    rectangle(picture, 0.12, 0.69, 0.40, 0.77, BLACK)
+    lettering(picture, "KG", 0.66, 0.735, 0.040, WHITE, 0.18)
+    disc(picture, 0.30, 0.62, 0.14, WHITE)
+    disc(picture, 0.30, 0.62, 0.07, BLACK)
+    rectangle(picture, 0.58, 0.58, 0.88, 0.65, GREY)
+    lettering(picture, "B4", 0.62, 0.51, 0.050, BLACK, 0.18)
+    rectangle(picture, 0.10, 0.42, 0.30, 0.55, WHITE)
+    rectangle(picture, 0.45, 0.40, 0.85, 0.44, BLACK)
+    disc(picture, 0.70, 0.34, 0.16, GREY)
+    lettering(picture, "X", 0.28, 0.35, 0.055, WHITE, 0.18)
+    rectangle(picture, 0.15, 0.22, 0.75, 0.27, WHITE)
+    lettering(picture, "LIFT", 0.5, 0.15, 0.045, BLACK, 0.16)
 
 
 def finger_marks(picture: np.ndarray) -> None:
-    for y in (0.10, 0.34, 0.58):
-        rectangle(picture, 0.0, y, 1.0, y + 0.09, ORANGE)
-    rectangle(picture, 0.0, 0.80, 1.0, 1.0, (0.16, 0.16, 0.17))
-    disc(picture, 0.5, 0.26, 0.2, WHITE)
-    disc(picture, 0.5, 0.50, 0.2, WHITE)
+    rectangle(picture, 0.0, 0.06, 1.0, 0.14, ORANGE)
+    disc(picture, 0.35, 0.26, 0.24, WHITE)
+    rectangle(picture, 0.45, 0.38, 0.95, 0.46, ORANGE)
+    rectangle(picture, 0.08, 0.38, 0.30, 0.60, WHITE)
+    disc(picture, 0.66, 0.64, 0.22, ORANGE)
+    rectangle(picture, 0.0, 0.80, 1.0, 1.0, (0.14, 0.14, 0.15))
+    rectangle(picture, 0.25, 0.85, 0.75, 0.89, LIGHT_GREY)
 
 
 def mug_print(picture: np.ndarray) -> None:
@@ -384,12 +396,12 @@ class Workshop:
 
 CABINET = pose((-0.20, 0.12, 0.0), 48.0)
 """Its drawers open along its -y."""
-CABINET_SIZE = (0.28, 0.24, 0.23)
+CABINET_SIZE = (0.28, 0.24, 0.19)
 TRAVEL = 0.15
-HANDLE = (0.0, -0.162, 0.170)
+HANDLE = (0.0, -0.162, 0.140)
 """Middle of the upper drawer's handle, in the cabinet, while the drawer is shut."""
-BLOCK_SIDE = 0.046
-BLOCK_START = pose((0.235, -0.075, 0.004 + BLOCK_SIDE / 2), 18.0)
+BLOCK_SIDE = 0.056
+BLOCK_START = pose((0.225, -0.070, 0.004 + BLOCK_SIDE / 2), -16.0)
 FINGER_LENGTH = 0.100
 
 
@@ -399,24 +411,26 @@ def build_scene() -> list[Solid]:
     make.box("room", (2.6, 2.2, 0.04), (0.0, 0.0, -0.02), planks(OAK, 0.14), casts_shadow=False)
     make.box("room", (3.0, 0.04, 1.4), (0.0, 0.66, 0.5), plaster((0.62, 0.68, 0.66)), casts_shadow=False)
     make.box("room", (0.44, 0.016, 0.30), (0.20, 0.634, 0.29), wood(WALNUT), faces={"-y": printed(CREAM, landscape)})
-    make.box("room", (0.34, 0.27, 0.004), (0.235, -0.07, 0.002), cloth(CREAM, (RED, NAVY, (0.55, 0.62, 0.68)), 0.022), yaw=-8.0)
+    make.box(
+        "room", (0.34, 0.27, 0.004), (0.235, -0.07, 0.002), cloth(CREAM, (RED, (0.52, 0.16, 0.20), (0.60, 0.62, 0.63)), 0.022), yaw=-8.0
+    )
     sides = printed(CREAM, tea_box_side)
     front = printed(CREAM, tea_box)
     make.box("room", (0.095, 0.06, 0.165), (0.15, 0.34, 0.0825), paint(NAVY), yaw=-22.0, faces={"-y": front, "-x": sides, "+x": sides})
-    make.box("room", (0.20, 0.14, 0.028), (0.44, 0.34, 0.014), paint(RED), yaw=24.0, faces={"-y": printed(CREAM, book_edge)})
-    make.box("room", (0.18, 0.13, 0.022), (0.43, 0.345, 0.039), paint(GREEN), yaw=8.0, faces={"-y": printed(CREAM, book_edge)})
-    make.cylinder("room", 0.040, 0.095, (0.405, 0.125, 0.0475), printed(WHITE, mug_print), printed(WHITE, mug_top), yaw=10.0)
+    make.box("room", (0.20, 0.14, 0.028), (0.40, 0.34, 0.014), paint(RED), yaw=24.0, faces={"-y": printed(CREAM, book_edge)})
+    make.box("room", (0.18, 0.13, 0.022), (0.39, 0.345, 0.039), paint(GREEN), yaw=8.0, faces={"-y": printed(CREAM, book_edge)})
+    make.cylinder("room", 0.040, 0.095, (0.365, 0.125, 0.0475), printed(WHITE, mug_print), printed(WHITE, mug_top), yaw=10.0)
     for size, centre in (
-        ((0.030, 0.012, 0.012), (0.452, 0.105, 0.075)),
-        ((0.030, 0.012, 0.012), (0.452, 0.105, 0.025)),
-        ((0.012, 0.012, 0.062), (0.468, 0.0985, 0.050)),
+        ((0.030, 0.012, 0.012), (0.412, 0.105, 0.075)),
+        ((0.030, 0.012, 0.012), (0.412, 0.105, 0.025)),
+        ((0.012, 0.012, 0.062), (0.428, 0.0985, 0.050)),
     ):
         make.box("room", size, centre, paint(WHITE), yaw=-22.0)
     add_cabinet(make)
-    add_drawer(make, "lower", "cabinet", 0.055)
+    add_drawer(make, "lower", "cabinet", 0.048)
     add_drawer(make, "upper", "drawer", HANDLE[2])
     add_gripper(make)
-    letters = zip(FACES, "ECADFB", (NAVY, GREEN, RED, ORANGE, NAVY, RED), strict=True)
+    letters = zip(FACES, "ECADFB", (NAVY, BLUE, BLUE, NAVY, BLUE, BLUE), strict=True)
     make.box("block", (BLOCK_SIDE,) * 3, (0.0, 0.0, 0.0), wood(PINE), faces={face: block_face(ch, colour) for face, ch, colour in letters})
     return make.solids
 
@@ -440,7 +454,7 @@ def add_cabinet(make: Workshop) -> None:
 
 def add_drawer(make: Workshop, label: str, body: str, handle_height: float) -> None:
     """Front, tray and handle, placed as when shut."""
-    width, depth, height = CABINET_SIZE[0] - 0.030, CABINET_SIZE[1] - 0.030, 0.094
+    width, depth, height = CABINET_SIZE[0] - 0.030, CABINET_SIZE[1] - 0.030, 0.078
     front_y, board = -CABINET_SIZE[1] / 2, 0.010
 
     def draw_front(picture: np.ndarray) -> None:
@@ -461,7 +475,8 @@ def add_drawer(make: Workshop, label: str, body: str, handle_height: float) -> N
     make.box(body, (width, board, height), (0.0, front_y + board / 2, handle_height), wooden, faces={"-y": front})
     floor = handle_height - height / 2 + 0.008
     for x in (-1, 1):
-        make.box(body, (board, depth, height - 0.026), (x * (width - board - 0.006) / 2, front_y + depth / 2, handle_height - 0.009), wooden)
+        side = (x * (width - board - 0.006) / 2, front_y + depth / 2, handle_height - 0.009)
+        make.box(body, (board, depth, height - 0.026), side, wooden)
     make.box(body, (width - 0.006, board, height - 0.026), (0.0, front_y + depth, handle_height - 0.009), wooden)
     make.box(body, (width - 0.006, depth, 0.006), (0.0, front_y + depth / 2, floor), wood((0.80, 0.66, 0.46), 0.22))
     metal = paint((0.30, 0.31, 0.34), wear=0.18, chips=0.08)
@@ -472,21 +487,21 @@ def add_drawer(make: Workshop, label: str, body: str, handle_height: float) -> N
 
 def add_gripper(make: Workshop) -> None:
     """Its origin is between the fingertips; the fingers open along x. The link's origin is the wrist, along its z."""
-    shell, dark = paint(WHITE, wear=0.07, chips=0.03, screws=True), paint(GREY, wear=0.15, chips=0.06)
-    label = printed(WHITE, gripper_label)
+    shell, dark = paint(SIGNAL, wear=0.08, chips=0.02, screws=True), paint(GREY, wear=0.15, chips=0.06)
+    label = printed(SIGNAL, gripper_label)
     palm = FINGER_LENGTH - 0.012
-    make.box("gripper", (0.116, 0.044, 0.018), (0.0, 0.0, palm + 0.009), dark)
-    make.box("gripper", (0.104, 0.062, 0.050), (0.0, 0.0, palm + 0.043), shell, faces={"-y": label, "+y": label})
-    make.cylinder("gripper", 0.027, 0.030, (0.0, 0.0, palm + 0.083), dark, dark)
+    make.box("gripper", (0.136, 0.046, 0.018), (0.0, 0.0, palm + 0.009), dark)
+    make.box("gripper", (0.124, 0.070, 0.068), (0.0, 0.0, palm + 0.052), shell, faces={"-y": label, "+y": label})
+    make.cylinder("gripper", 0.030, 0.030, (0.0, 0.0, palm + 0.100), dark, dark)
     marks = printed((0.30, 0.31, 0.33), finger_marks, wear=0.10)
     for side, name in ((-1, "left finger"), (1, "right finger")):
-        make.box(name, (0.013, 0.024, FINGER_LENGTH), (side * 0.0065, 0.0, FINGER_LENGTH / 2 - 0.012), marks)
-        make.box(name, (0.020, 0.030, 0.026), (side * 0.010, 0.0, FINGER_LENGTH - 0.024), dark)
-    link = printed(WHITE, link_marks, wear=0.06)
-    make.box("link", (0.066, 0.058, 0.50), (0.0, 0.0, 0.235), shell, faces=dict.fromkeys(("-x", "+x", "-y", "+y"), link))
+        make.box(name, (0.013, 0.030, FINGER_LENGTH), (side * 0.0065, 0.0, FINGER_LENGTH / 2 - 0.012), marks)
+        make.box(name, (0.020, 0.036, 0.026), (side * 0.010, 0.0, FINGER_LENGTH - 0.024), dark)
+    link = printed(SIGNAL, link_marks, wear=0.06)
+    make.box("link", (0.072, 0.064, 0.50), (0.0, 0.0, 0.235), shell, faces=dict.fromkeys(("-x", "+x", "-y", "+y"), link))
 
 
-WRIST_HEIGHT = FINGER_LENGTH + 0.098
+WRIST_HEIGHT = FINGER_LENGTH + 0.116
 """From the fingertips to the axis of the link."""
 
 # --- The story ---------------------------------------------------------------------------------------------------------------
@@ -519,7 +534,7 @@ class Moment:
     drawer: float
 
 
-GRASP, RELEASE = 47, 63
+GRASP, RELEASE = 53, 70
 """Frames between which the block is in the hand."""
 
 
@@ -528,32 +543,32 @@ def story() -> list[Key]:
     pull_yaw = 48.0 - 90.0
     handle = se3.transform_points(CABINET, np.array([HANDLE]))[0] - [0.0, 0.0, 0.004]
     opened = se3.transform_points(CABINET, np.array([[HANDLE[0], HANDLE[1] - TRAVEL, HANDLE[2]]]))[0] - [0.0, 0.0, 0.004]
-    block = BLOCK_START[:3, 3] - [0.0, 0.0, 0.006]
-    floor = HANDLE[2] - 0.047 + 0.011
-    inside = se3.transform_points(CABINET, np.array([[0.015, -0.120 - 0.068, floor + BLOCK_SIDE / 2 - 0.006]]))[0]
-    begin, end = np.array([0.085, -0.03, 0.30]), inside + [0.06, 0.04, 0.14]
-    wide, around_bar, on_bar, on_block = 0.040, 0.019, 0.0058, BLOCK_SIDE / 2
-    turn = 18.0
+    block = BLOCK_START[:3, 3] - [0.0, 0.0, 0.010]
+    floor = HANDLE[2] - 0.039 + 0.011
+    inside = se3.transform_points(CABINET, np.array([[0.020, -0.192, floor + BLOCK_SIDE / 2 - 0.010]]))[0]
+    begin, end = np.array([0.100, 0.020, 0.225]), inside + np.array([0.020, 0.010, 0.085])
+    wide, around_bar, on_bar, on_block = 0.044, 0.019, 0.0058, BLOCK_SIDE / 2
+    turn = -16.0
     return [
-        Key(0, begin, -12.0, around_bar, 0.0),
-        Key(2, begin, -12.0, around_bar, 0.0),
-        Key(11, handle, pull_yaw, around_bar, 0.0, lift=0.055),
-        Key(12, handle, pull_yaw, around_bar, 0.0),
-        Key(14, handle, pull_yaw, on_bar, 0.0),
+        Key(0, begin, -25.0, around_bar, 0.0),
+        Key(1, begin, -25.0, around_bar, 0.0),
+        Key(13, handle, pull_yaw, around_bar, 0.0, lift=0.03),
+        Key(14, handle, pull_yaw, around_bar, 0.0),
         Key(16, handle, pull_yaw, on_bar, 0.0),
-        Key(27, opened, pull_yaw, on_bar, TRAVEL),
-        Key(29, opened, pull_yaw, on_bar, TRAVEL),
-        Key(31, opened, pull_yaw, around_bar, TRAVEL),
+        Key(18, handle, pull_yaw, on_bar, 0.0),
+        Key(28, opened, pull_yaw, on_bar, TRAVEL),
+        Key(30, opened, pull_yaw, on_bar, TRAVEL),
         Key(32, opened, pull_yaw, around_bar, TRAVEL),
-        Key(44, block, turn, wide, TRAVEL, lift=0.13),
-        Key(45, block, turn, wide, TRAVEL),
+        Key(35, opened, pull_yaw, around_bar, TRAVEL),
+        Key(49, block, turn, wide, TRAVEL, lift=0.09),
+        Key(51, block, turn, wide, TRAVEL),
         Key(GRASP, block, turn, on_block, TRAVEL),
-        Key(49, block, turn, on_block, TRAVEL),
-        Key(62, inside, 48.0, on_block, TRAVEL, lift=0.13),
-        Key(RELEASE, inside, 48.0, on_block, TRAVEL),
-        Key(65, inside, 48.0, wide, TRAVEL),
-        Key(66, inside, 48.0, wide, TRAVEL),
-        Key(74, end, 30.0, wide, TRAVEL, lift=0.02),
+        Key(55, block, turn, on_block, TRAVEL),
+        Key(69, inside, pull_yaw, on_block, TRAVEL, lift=0.13),
+        Key(RELEASE, inside, pull_yaw, on_block, TRAVEL),
+        Key(72, inside, pull_yaw, wide, TRAVEL),
+        Key(73, inside, pull_yaw, wide, TRAVEL),
+        Key(79, end, -38.0, wide, TRAVEL),
     ]
 
 
@@ -608,12 +623,12 @@ def camera_pose(frame: float) -> np.ndarray:
     t = frame / FPS
     position = np.array(
         [
-            0.075 + 0.050 * math.sin(0.95 * t - 1.3) + 0.004 * math.sin(3.9 * t),
-            -0.760 + 0.022 * math.sin(1.2 * t + 0.4),
+            0.060 + 0.050 * math.sin(0.95 * t - 1.3) + 0.004 * math.sin(3.9 * t),
+            -0.790 + 0.022 * math.sin(1.2 * t + 0.4),
             0.560 + 0.018 * math.sin(1.5 * t + 2.0) + 0.003 * math.sin(4.6 * t + 1.0),
         ]
     )
-    target = np.array([0.055 + 0.012 * math.sin(1.1 * t + 0.5), 0.0, 0.120 + 0.007 * math.sin(1.7 * t + 0.2)])
+    target = np.array([0.035 + 0.012 * math.sin(1.1 * t + 0.5), 0.0, 0.128 + 0.007 * math.sin(1.7 * t + 0.2)])
     roll = math.radians(1.1 * math.sin(1.3 * t + 1.0))
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -855,7 +870,7 @@ def write_clip(folder: Path, num_processes: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Render the sample clip that comes with tracekit.")
     samples = Path(__file__).parents[1] / "src" / "tracekit" / "samples"
-    parser.add_argument("folder", nargs="?", type=Path, default=samples, help="where drawer.mp4 and drawer.sensor.h5 go (default: %(default)s)")
+    parser.add_argument("folder", nargs="?", type=Path, default=samples, help="where the two files go (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="processes that render at once (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

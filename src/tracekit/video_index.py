@@ -5,7 +5,8 @@ The packets tell it without decoding, where that is proven to say the same; othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tracekit.errors import BadDataError
@@ -59,10 +59,11 @@ def index_video(path: Path, *, allow_partial: bool = False) -> VideoIndex:
     decoded = None
     if packets.can_be_trusted and not allow_partial:
         # The first frames show whether this decoder and this muxer mean the same by a timestamp.
-        expected = _Decoded(sorted(packets.ticks), [], 0)
+        expected = sorted(packets.ticks)
         with open_video(path) as container:
-            if _decode(container, stop_after=_NUM_CHECKED) == _Decoded(expected.ticks[:_NUM_CHECKED], [], 0):
-                decoded = expected
+            beginning = _decode(container, stop_after=_NUM_CHECKED)
+        if (beginning.ticks, beginning.broken, beginning.num_errors) == (expected[:_NUM_CHECKED], [], 0):
+            decoded = replace(beginning, ticks=expected)
     if decoded is None:
         with open_video(path) as container:
             decoded = _decode(container)
@@ -103,6 +104,9 @@ class _Packets:
     edited: bool
     container: str
     codec: str
+    rate: float
+    time_base: Fraction
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class _Decoded:
     broken: list[int]
     """Which of the frames the decoder had to invent in part."""
     num_errors: int
+    picture: tuple[int, int, int]
+    """Width and height before rotation, and the clockwise rotation in degrees that the first frame asks for."""
 
 
 def _list_packets(path: Path) -> _Packets:
@@ -149,7 +155,27 @@ def _list_packets(path: Path) -> _Packets:
             and stream.codec_context.name in _ONE_FRAME_A_PACKET
             and any(name in container.format.name for name in _LISTS_ITS_FRAMES)
         )
-        return _Packets(ticks, num_promised, can_be_trusted, edited, container.format.name, stream.codec_context.name)
+        return _Packets(
+            ticks=ticks,
+            num_promised=num_promised,
+            can_be_trusted=can_be_trusted,
+            edited=edited,
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            rate=float(stream.average_rate or stream.guessed_rate or 25),
+            time_base=stream.time_base or Fraction(1),
+            notes=tuple(_peculiarities(path, container, stream)),
+        )
+
+
+def _peculiarities(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[str]:
+    """What a user should know of a container that is no fault."""
+    aspect = stream.codec_context.sample_aspect_ratio
+    if aspect and aspect != 1:
+        yield f"the pixels of {path} are not square ({aspect.numerator}:{aspect.denominator}); they are taken as stored"
+    num_streams = sum(not is_cover(other) for other in container.streams.video)
+    if num_streams > 1:
+        yield f"{path} holds {num_streams} video streams; the first is used"
 
 
 def _num_hidden(stream: VideoStream) -> int:
@@ -171,23 +197,26 @@ def _num_frames_of_duration(stream: VideoStream, ticks: list[int]) -> int:
 
 def _decode(container: InputContainer, *, stop_after: int | None = None) -> _Decoded:
     """Decode a video from its start, going on behind what cannot be decoded."""
-    decoded = _Decoded([], [], 0)
-    num_errors = 0
+    ticks: list[int | None] = []
+    broken: list[int] = []
+    num_errors, picture = 0, (0, 0, 0)
     stream = video_stream(container)
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-            if packet is None or (stop_after is not None and len(decoded.ticks) >= stop_after):
+            if packet is None or (stop_after is not None and len(ticks) >= stop_after):
                 break
             for frame in stream.codec_context.decode(packet):
+                if not ticks:
+                    picture = frame.width, frame.height, -frame.rotation % 360
                 if frame.is_corrupt:
-                    decoded.broken.append(len(decoded.ticks))
-                decoded.ticks.append(frame.pts)
+                    broken.append(len(ticks))
+                ticks.append(frame.pts)
         except av.error.FFmpegError:
             # A packet that cannot be decoded; when the file itself ends too early, there is no packet after this.
             num_errors += 1
-    return _Decoded(decoded.ticks[:stop_after], decoded.broken, num_errors)
+    return _Decoded(ticks[:stop_after], broken, num_errors, picture)
 
 
 def _num_missing(packets: _Packets, decoded: _Decoded) -> int:
@@ -199,39 +228,28 @@ def _num_missing(packets: _Packets, decoded: _Decoded) -> int:
 
 
 def _describe(path: Path, packets: _Packets, decoded: _Decoded, num_missing: int) -> VideoIndex:
-    ticks = decoded.ticks
-    with open_video(path) as container:
-        stream = video_stream(container)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        frame = _first_frame(container, stream)
-        notes = []
-        counting = None in ticks or any(after <= before for before, after in pairwise(ticks))
-        if counting:
-            notes.append(f"{path} has no usable timestamps: {rate:g} frames per second are assumed")
-            pts = np.arange(len(ticks)) / rate
-        else:
-            pts = seconds(np.array(ticks, np.int64), stream.time_base or Fraction(1))
-        aspect = stream.codec_context.sample_aspect_ratio
-        if aspect and aspect != 1:
-            notes.append(f"the pixels of {path} are not square ({aspect.numerator}:{aspect.denominator}); they are taken as stored")
-        rotation, others = -frame.rotation % 360, sum(not is_cover(other) for other in container.streams.video) - 1
-        if rotation % 90:
-            notes.append(f"{path} asks for a rotation by {rotation} degrees, which is ignored")
-            rotation = 0
-        if others:
-            notes.append(f"{path} holds {others + 1} video streams; the first is used")
-        whole = np.delete(np.arange(len(ticks), dtype=np.int32), decoded.broken)
-        size = frame.width, frame.height
-        container_name, codec, edited = packets.container, packets.codec, packets.edited
-        return VideoIndex(pts, whole, rate, *size, rotation, num_missing, counting, container_name, codec, edited, tuple(notes))
-
-
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
-    for packet in container.demux(stream):
-        try:
-            for frame in stream.codec_context.decode(packet):
-                return frame
-        except av.error.InvalidDataError:
-            # Counted already: _decode went over the same packets.
-            pass
-    raise AssertionError("the video had a frame a moment ago")
+    ticks, notes = decoded.ticks, list(packets.notes)
+    counting = None in ticks or any(after <= before for before, after in pairwise(ticks))
+    if counting:
+        notes.append(f"{path} has no usable timestamps: {packets.rate:g} frames per second are assumed")
+        pts = np.arange(len(ticks)) / packets.rate
+    else:
+        pts = seconds(np.array(ticks, np.int64), packets.time_base)
+    width, height, rotation = decoded.picture
+    if rotation % 90:
+        notes.append(f"{path} asks for a rotation by {rotation} degrees, which is ignored")
+        rotation = 0
+    return VideoIndex(
+        pts=pts,
+        whole=np.delete(np.arange(len(ticks), dtype=np.int32), decoded.broken),
+        rate=packets.rate,
+        width=width,
+        height=height,
+        rotation=rotation,
+        num_missing=num_missing,
+        counting=counting,
+        container=packets.container,
+        codec=packets.codec,
+        edited=packets.edited,
+        notes=tuple(notes),
+    )

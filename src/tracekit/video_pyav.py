@@ -10,6 +10,7 @@ these FFmpeg would otherwise pass off damaged pictures as good ones. What it mis
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -31,8 +32,20 @@ COUNTING = f"{NAME}, counting frames"
 
 _NEAR = 8
 """Frames that are sooner decoded than skipped by a seek."""
-_NEAR_WITHOUT_INDEX = 64
+_LONG_RUN = 64
+"""So many frames in order are a sequential read, and a seek this far is worth a try where keyframes are not known."""
+_SHORT_GROUP = 32
+"""Frames in a group of pictures in which one thread finds a frame sooner than many: they all start, and most work is thrown away."""
 _NUM_SEEKS = 8
+_LOST = np.iinfo(np.int64).max
+
+
+class _Mode(Enum):
+    """How a decoder is set up."""
+
+    REFERENCE = "as plain PyAV does"
+    SEQUENTIAL = "several frames at a time"
+    SEEKING = "one frame at a time"
 
 
 def decoded_frames(stream: VideoStream, packets: Iterable[Packet], skip_before: int | None = None) -> Iterator[VideoFrame]:
@@ -60,19 +73,29 @@ class PyavReader:
         self._counting = counting
         self._source_frame = source_frame
         self._reformatter = VideoReformatter()
-        self._open(fast=True)
+        # Where frames are known by their count, the decoder must yield just those that the reference yields.
+        self._open(_Mode.REFERENCE if counting else _Mode.SEQUENTIAL)
         self._ticks = to_ticks(pts, self._stream.time_base or Fraction(1))
+        if not counting and "matroska" in self._container.format.name:
+            # It reads its index at the first seek.
+            self._container.seek(self._stream.start_time or 0, stream=self._stream)
+            self._frames = decoded_frames(self._stream, self._container.demux(self._stream))
         self._keyframes = np.array([entry.timestamp for entry in self._stream.index_entries if entry.is_keyframe], np.int64)
+        self._groups_are_short = len(self._keyframes) > 1 and source_frame[-1] / len(self._keyframes) <= _SHORT_GROUP
 
-    def _open(self, *, fast: bool) -> None:
+    def _open(self, mode: _Mode) -> None:
+        """Start over, before the first frame."""
         self._container = open_video(self._path)
         self._stream = video_stream(self._container)
-        if fast:
-            self._stream.codec_context.thread_type = "AUTO"
+        self._mode = mode
+        if mode is not _Mode.REFERENCE:
+            self._stream.codec_context.thread_type = "AUTO" if mode is _Mode.SEQUENTIAL else "SLICE"
             self._stream.codec_context.options = {"err_detect": "explode"}
         self._frames = decoded_frames(self._stream, self._container.demux(self._stream))
         self._last = -1
         """Source index of the frame that was decoded last."""
+        self._run = 0
+        """Frames decoded in order since the last seek."""
 
     def read(self, index: int) -> np.ndarray:
         """Frame `index` as (height, width, 3) uint8 RGB, before rotation. Raises BadDataError when it cannot be decoded."""
@@ -84,10 +107,10 @@ class PyavReader:
             frame = self._advance(index)
         if frame is None:
             # The arbiter: the whole video from its start, as the reference decode goes.
-            self._container.close()
-            self._open(fast=self._counting and behind)
+            self._open(_Mode.REFERENCE)
             frame = self._advance(index)
         if frame is None:
+            self._last = _LOST
             raise self._damaged(index)
         self._last = int(self._source_frame[index])
         return self._rgb(frame)
@@ -99,6 +122,12 @@ class PyavReader:
     def _advance(self, index: int) -> VideoFrame | None:
         """Decode on to the frame; None if another one is in its place."""
         num_ahead = int(self._source_frame[index]) - self._last
+        self._run += num_ahead
+        if self._mode is _Mode.SEEKING and self._run > _LONG_RUN:
+            run = self._run
+            self._open(_Mode.SEQUENTIAL)
+            self._run = run
+            return self._jump(index)
         try:
             frame = next(islice(self._frames, num_ahead - 1, None), None)
         except av.error.FFmpegError:
@@ -112,8 +141,8 @@ class PyavReader:
         num_ahead = int(self._source_frame[index]) - self._last
         if num_ahead <= _NEAR:
             return False
-        if not len(self._keyframes):
-            return num_ahead > _NEAR_WITHOUT_INDEX
+        if len(self._keyframes) <= 1 and "mp4" not in self._container.format.name:
+            return num_ahead > _LONG_RUN
         ticks, frames = self._ticks, self._source_frame
         ticks_a_frame = max(1.0, (ticks[-1] - ticks[0]) / max(1, frames[-1] - frames[0]))
         keyframe = self._keyframes[max(0, np.searchsorted(self._keyframes, ticks[index], side="right") - 1)]
@@ -122,6 +151,9 @@ class PyavReader:
     def _jump(self, index: int) -> VideoFrame | None:
         """Seek to a keyframe at or before the frame, and decode from there; back off to earlier ones until the tick is exact."""
         target = aim = int(self._ticks[index])
+        if self._mode is _Mode.SEQUENTIAL and self._groups_are_short and self._run < _LONG_RUN:
+            self._open(_Mode.SEEKING)
+        self._run = 0
         for attempt in range(_NUM_SEEKS):
             try:
                 self._container.seek(aim, stream=self._stream)

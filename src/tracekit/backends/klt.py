@@ -3,10 +3,12 @@
 In each frame every point takes four steps, all points at once:
 
 1. *Follow* it from the frame before with pyramidal Lucas-Kanade, starting where its last position in the world is seen from
-   the camera; follow it back again, and drop it unless it returns to where it came from.
+   the camera.
 2. *Refine* against its key patch, the looks it had when it was last registered: errors do not add up from frame to frame.
-3. *Compare* looks. When they have changed, its first patch is fitted again by an affine map, which allows for turning and
-   approaching but not for sliding to another surface: either that fits, and the point is registered anew, or it is lost.
+3. *Compare* looks. While they are those of the key patch, the point has been followed back to where it was registered. When
+   they have changed, it must lead back to its place in the frame before (forward-backward check), and its first patch is
+   fitted again by an affine map, which allows for turning and approaching but not for sliding to another surface: either
+   that fits, and the point is registered anew, or it is lost.
 4. *Lift* it: depth must go on where it was. A jump means that something is in front, or that the point slid off.
 
 A lost point is searched for in every later frame, where its last position in the world would be seen; it resumes when depth and
@@ -33,9 +35,6 @@ LEVELS = 3
 
 TILE = WINDOW + 4
 """Side of the piece of image that is kept of a key patch: the window, the half pixel by which a point is off-centre, gradients."""
-
-RETURN_LEVELS = 0
-"""Halvings on the way back. It starts from where the point should return to, so none are needed: measured, they change nothing."""
 
 RETURN_ERROR = 1.0
 """A point followed forth and back comes back this close to its start, pixels, or is lost."""
@@ -76,13 +75,15 @@ UNCOVERED = 0.5
 FIT_STEPS = 10
 """Gauss-Newton steps of the affine fit, at most."""
 
-CONVERGED = 0.01
+CONVERGED = 0.02
 """Step of the affine fit, pixels, from which another one would change nothing."""
 
 STRETCH = 3.0
 """Factor by which a patch may have grown or shrunk in any direction since it was first seen."""
 
 TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
+NEAR_TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 8, 0.02)
+"""Where the start is close already: what has not converged by then is not there."""
 
 
 @dataclass
@@ -299,36 +300,38 @@ def _step(before: _View | None, view: _View, points: _Points, index: np.ndarray)
     start = expected.astype(np.float32)
     if before is not None:
         start[live], live[live] = _follow(before, view, points.uv[index[live]], start[live])
-    points.live[index] = live
-    # A point that was lost just now is looked for where following led, one that was lost before where the camera should see it.
     due = np.flatnonzero(live | (view.contains(start) & np.isfinite(points.key_mean[index])))
-    chosen, live, start = index[due], live[due], start[due]
+    points.live[index] = live
+    chosen, live, start, expected_z = index[due], live[due], start[due], expected_z[due]
 
     refined, fits = _refine(view, points, chosen, start)
     correction = np.hypot(*(refined - start).T)
     uv = np.where((fits & (correction <= REFINE_REACH) | ~live)[:, None], refined, start)
     likeness, brighter = _likeness(view, points, chosen, uv)
-    found = ~live & fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
     unchanged = live & (likeness >= ALIKE)
+    doubtful = np.flatnonzero(live & ~unchanged)
+    if before is not None and len(doubtful):
+        live[doubtful] = _returns(before, view, points.uv[chosen[doubtful]], start[doubtful])
+    found = ~live & fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
     # A point found again is registered anew, too: its key patch may date from when something was about to cover it.
     changed = np.flatnonzero(found | (live & (~unchanged | (points.uncovered[chosen] < 1))))
     there = unchanged.copy()
     uv[changed], warp, points.uncovered[chosen[changed]], there[changed] = _fit_first(
-        view, points.rows(chosen[changed]), uv[changed], expected_z[due[changed]]
+        view, points.rows(chosen[changed]), uv[changed], expected_z[changed]
     )
     points.warp[chosen[changed]] = np.where(there[changed, None, None], warp, points.warp[chosen[changed]])
 
-    z, elsewhere = _depth_there(view, points, chosen, uv, expected_z[due], may_approach=unchanged)
+    z, elsewhere = _depth_there(view, points, chosen, uv, expected_z, may_approach=unchanged)
     there &= ~elsewhere & (live | np.isfinite(z))
     points.live[chosen[~there]] = False
     seen = np.zeros(len(index), dtype=bool)
-    seen[due[there]] = _place(view, points, chosen[there], uv[there], z[there], expected_z[due[there]])
+    seen[due[there]] = _place(view, points, chosen[there], uv[there], z[there], expected_z[there])
     _register(view, points, chosen[changed[there[changed]]])
     return seen
 
 
 def _follow(before: _View, view: _View, start: np.ndarray, guess: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lucas-Kanade from the frame before and back: positions (P, 2) and whether each came back.
+    """Lucas-Kanade from the frame before: positions (P, 2) and whether each converged.
 
     The guess is where a point that stays in the world is seen now: a moving camera is accounted for, the rest is to be found.
     """
@@ -336,11 +339,14 @@ def _follow(before: _View, view: _View, start: np.ndarray, guess: np.ndarray) ->
         return start, np.zeros(0, dtype=bool)
     if view.depth is None:
         guess = start
-    guess = np.where(np.isfinite(guess), guess, start)
-    forth, found = _lucas_kanade(before.grey, view.grey, start, guess, LEVELS)
-    back, returned = _lucas_kanade(view.grey, before.grey, forth, start, RETURN_LEVELS)
-    close = np.hypot(*(back - start).T) <= RETURN_ERROR
-    return forth, found & returned & close & view.contains(forth)
+    forth, found = _lucas_kanade(before.grey, view.grey, start, np.where(np.isfinite(guess), guess, start), LEVELS)
+    return forth, found & view.contains(forth)
+
+
+def _returns(before: _View, view: _View, start: np.ndarray, forth: np.ndarray) -> np.ndarray:
+    """Whether points (P, 2) followed to `forth` lead back to their start. It starts where they should return to."""
+    back, found = _lucas_kanade(view.grey, before.grey, forth, start, levels=0)
+    return found & (np.hypot(*(back - start).T) <= RETURN_ERROR)
 
 
 def _lucas_kanade(
@@ -353,7 +359,7 @@ def _lucas_kanade(
         np.array(guess, dtype=np.float32, order="C").reshape(-1, 1, 2),  # a copy: OpenCV writes into it
         winSize=(WINDOW, WINDOW),
         maxLevel=levels,
-        criteria=TERMINATION,
+        criteria=TERMINATION if levels else NEAR_TERMINATION,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return found[:, 0], status[:, 0].astype(bool)
