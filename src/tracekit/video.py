@@ -28,7 +28,7 @@ from tracekit.video_writer import write_video
 
 __all__ = ["ClipFrames", "list_images", "open_clip", "open_frames", "write_video"]
 
-_CACHE_BYTES = 64 << 20
+_CACHE_BYTES = 16 << 20
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -208,7 +208,7 @@ class ClipFrames:
     """The frames of a clip on its processed grid, (T, H, W, 3) uint8 RGB, decoded when they are asked for.
 
     `frames[t]` and `frames[start:stop]` work as on an array. Chunks that follow or overlap each other decode each frame about
-    once: the decoder stays where it is, and the last frames (64 MB of them) are kept. It may be pickled, and a forked or
+    once: the decoder stays where it is, and the last frames (16 MB of them) are kept. It may be pickled, and a forked or
     spawned process opens the file for itself; it is not for several threads at a time.
     """
 

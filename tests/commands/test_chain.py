@@ -78,7 +78,10 @@ def test_pipe_and_files_give_identical_arrays_on_the_bundled_clip(tmp_path: Path
 @pytest.mark.parametrize("name", ["sheep.mp4", "robot_unitree.mp4"])
 def test_pipe_and_files_give_identical_arrays_on_real_videos(tmp_path: Path, real_data: Path, name: str) -> None:
     piped(f"keypoints {real_data / name}", tmp_path / "piped.h5")
-    with open_records(tmp_path / "piped.h5", EPISODE) as one, open_records(staged(f"keypoints {real_data / name}", tmp_path / "staged"), EPISODE) as other:
+    with (
+        open_records(tmp_path / "piped.h5", EPISODE) as one,
+        open_records(staged(f"keypoints {real_data / name}", tmp_path / "staged"), EPISODE) as other,
+    ):
         assert_identical(one, other)
         assert one.read("geometry").metric == 0 and one.read("motion").moving.any()
 
@@ -87,10 +90,15 @@ def test_pipe_and_files_give_identical_arrays_on_real_videos(tmp_path: Path, rea
 def test_the_drawer_and_the_gripper_move_and_the_wall_does_not(tmp_path: Path, real_data: Path) -> None:
     """The regions were marked by hand in the recording: wall and table never move, the drawer's front moves in the second half."""
     recording = tmp_path / "recording.h5"
-    done = tracekit("import", "rgbd", real_data / "bridge_drawer", "--intrinsics", "616.68,616.68,320.49,239.59", "--source-fps", 5, "-o", recording)
+    done = tracekit(
+        "import", "rgbd", real_data / "bridge_drawer", "--intrinsics", "616.68,616.68,320.49,239.59", "--source-fps", 5, "-o", recording
+    )
     assert done.returncode == 0, done.stderr.decode()
     piped(f"keypoints {recording}", tmp_path / "piped.h5")
-    with open_records(tmp_path / "piped.h5", EPISODE) as one, open_records(staged(f"keypoints {recording}", tmp_path / "staged"), EPISODE) as other:
+    with (
+        open_records(tmp_path / "piped.h5", EPISODE) as one,
+        open_records(staged(f"keypoints {recording}", tmp_path / "staged"), EPISODE) as other,
+    ):
         assert_identical(one, other)
         episode = one.episode()
     assert episode.video.task == "it has opened the drawer"

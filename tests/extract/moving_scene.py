@@ -67,9 +67,10 @@ class MovingScene:
         for number, board in enumerate(self.boards):
             camera_from_board = se3.inverse(self.world_from_camera[frame]) @ board.world_from_board[frame]
             rows, columns = board.image.shape
-            board_from_texel = np.array(
-                [[1, 0, -(columns - 1) / 2], [0, 1, -(rows - 1) / 2], [0, 0, TEXELS_PER_METRE]], dtype=np.float64
-            ) / TEXELS_PER_METRE
+            board_from_texel = (
+                np.array([[1, 0, -(columns - 1) / 2], [0, 1, -(rows - 1) / 2], [0, 0, TEXELS_PER_METRE]], dtype=np.float64)
+                / TEXELS_PER_METRE
+            )
             to_image = INTRINSICS @ camera_from_board[:3, [0, 1, 3]] @ board_from_texel
             size = (WIDTH, HEIGHT)
             shown = cv2.warpPerspective(board.image, to_image, size, flags=cv2.INTER_LINEAR)

@@ -37,8 +37,10 @@ def moving_camera(num_frames: int) -> np.ndarray:
 
 def tracks(xyz_world: np.ndarray, visible: np.ndarray, born: np.ndarray, poses: np.ndarray) -> Tracks:
     number = len(born)
-    uv = np.stack([cameras.project(xyz, INTRINSICS, pose)[0] for xyz, pose in zip(xyz_world, poses, strict=True)]) if len(poses) else (
-        np.zeros((0, number, 2))
+    uv = (
+        np.stack([cameras.project(xyz, INTRINSICS, pose)[0] for xyz, pose in zip(xyz_world, poses, strict=True)])
+        if len(poses)
+        else (np.zeros((0, number, 2)))
     )
     return Tracks(
         tracker="known",

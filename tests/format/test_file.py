@@ -126,7 +126,10 @@ def test_a_forbidden_value_names_its_index(episode_file: Path, group: str, chang
 def test_groups_that_no_longer_hold_are_left_out_and_strangers_stay(tmp_path: Path, episode_file: Path, episode: records.Episode) -> None:
     damage(episode_file, lambda f: f.create_dataset("my_lab/notes", data=np.arange(3)))
     before = episode_file.read_bytes()
-    with open_records(episode_file, EPISODE) as file, write_records(Target(tmp_path / "b.h5"), EPISODE, base=file, writes={"geometry"}) as writer:
+    with (
+        open_records(episode_file, EPISODE) as file,
+        write_records(Target(tmp_path / "b.h5"), EPISODE, base=file, writes={"geometry"}) as writer,
+    ):
         assert sorted(writer.dropped) == ["captions", "events", "motion", "tracks"]
         writer.put(episode.geometry)
     with open_records(tmp_path / "b.h5", EPISODE) as file:

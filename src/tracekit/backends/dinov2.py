@@ -72,9 +72,7 @@ class DinoV2:
         height, width = frames.shape[1:3]
         rows, columns = (max(1, round(PATCHES_ACROSS * side / max(height, width))) for side in (height, width))
         side = self.model.patch_embed.patch_size[0]
-        mean, std = (
-            torch.tensor(self.model.pretrained_cfg[key], device=self.device).reshape(1, 3, 1, 1) * 255 for key in ("mean", "std")
-        )
+        mean, std = (torch.tensor(self.model.pretrained_cfg[key], device=self.device).reshape(1, 3, 1, 1) * 255 for key in ("mean", "std"))
         features = np.empty((len(frames), rows, columns, self.model.num_features), np.float32)
         # One frame at a time: attention over its patches keeps any device busy, and memory does not grow with the number of frames.
         for index, frame in enumerate(frames):

@@ -119,8 +119,8 @@ class _Points:
     warp: np.ndarray
     """(P, 2, 2) affine map from the first patch to the key patch."""
     uncovered: np.ndarray
-    """(P,) part of the first patch that could be compared when the key patch was registered. While it is not all of it, the
-    point is fitted anew in every frame: half a patch does not hold an affine map."""
+    """(P,) part of the first patch that could be compared when the key patch was registered. When more comes to light, the
+    point is fitted anew: half a patch does not hold an affine map."""
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -211,9 +211,7 @@ class KLT:
         visible = np.zeros((len(frames), len(identities)), dtype=bool)
         if len(frames) == 0:
             return xyz_world, visible
-        views = [
-            _View(frame, None if depth is None else depth[i], intrinsics, world_from_camera[i]) for i, frame in enumerate(frames)
-        ]
+        views = [_View(frame, None if depth is None else depth[i], intrinsics, world_from_camera[i]) for i, frame in enumerate(frames)]
         goes_on = self._last_frame is not None and np.array_equal(self._last_frame, frames[0])
         points = _Points.lost(identities, queries_world)
         known, where = self._recall(identities)
@@ -314,7 +312,10 @@ def _step(before: _View | None, view: _View, points: _Points, index: np.ndarray)
         live[doubtful] = _returns(before, view, points.uv[chosen[doubtful]], start[doubtful])
     found = ~live & fits & (correction <= SEARCH_REACH) & (likeness >= FOUND) & (np.abs(brighter) <= BRIGHTNESS)
     # A point found again is registered anew, too: its key patch may date from when something was about to cover it.
-    changed = np.flatnonzero(found | (live & (~unchanged | (points.uncovered[chosen] < 1))))
+    changed = found | (live & ~unchanged)
+    partly = np.flatnonzero(unchanged & (points.uncovered[chosen] < 1))
+    changed[partly] = _more_to_see(view, points.rows(chosen[partly]), uv[partly], expected_z[partly])
+    changed = np.flatnonzero(changed)
     there = unchanged.copy()
     uv[changed], warp, points.uncovered[chosen[changed]], there[changed] = _fit_first(
         view, points.rows(chosen[changed]), uv[changed], expected_z[changed]
@@ -349,9 +350,7 @@ def _returns(before: _View, view: _View, start: np.ndarray, forth: np.ndarray) -
     return found & (np.hypot(*(back - start).T) <= RETURN_ERROR)
 
 
-def _lucas_kanade(
-    one: np.ndarray, other: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _lucas_kanade(one: np.ndarray, other: np.ndarray, start: np.ndarray, guess: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         one,
         other,
@@ -409,6 +408,16 @@ def _correlation(covariance: np.ndarray, one_variance: np.ndarray, other_varianc
     return (covariance + noise) / np.sqrt((one_variance + noise) * (other_variance + noise))
 
 
+def _uncovered_weight(view: _View, points: _Points, uv: np.ndarray, expected_z: np.ndarray) -> np.ndarray:
+    """Weights (P, WINDOW^2) of the first patches' pixels around `uv` (P, 2), 0 where they are outside the image or covered."""
+    return points.first_weight * _on_surface(view, uv[:, None] + _grid(WINDOW) @ np.swapaxes(points.warp, 1, 2), expected_z)
+
+
+def _more_to_see(view: _View, points: _Points, uv: np.ndarray, expected_z: np.ndarray) -> np.ndarray:
+    """Whether more of the first patches is uncovered than when the key patches were registered."""
+    return _uncovered_weight(view, points, uv, expected_z).sum(axis=1) > points.uncovered + 0.02
+
+
 def _fit_first(
     view: _View, points: _Points, uv: np.ndarray, expected_z: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -425,7 +434,7 @@ def _fit_first(
     x, y = grid.T
     centre, warp = uv.astype(np.float64), points.warp.copy()
     # What has come in front since must not pull: those pixels do not count, and when they are many, the point is covered.
-    weight = points.first_weight * _on_surface(view, centre[:, None] + grid @ np.swapaxes(warp, 1, 2), expected_z)
+    weight = _uncovered_weight(view, points, uv, expected_z)
     uncovered = weight.sum(axis=1)
     weight = weight / np.maximum(uncovered, 1e-6)[:, None]
 

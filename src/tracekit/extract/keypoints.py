@@ -230,9 +230,7 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     return trackability, compromise
 
 
-def _distance_from_looks(
-    picture: np.ndarray, entities: np.ndarray, rows: np.ndarray, columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _distance_from_looks(picture: np.ndarray, entities: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How far each pixel's colour is from that of its own entity nearby, and of the others nearby: two (H, W) float32, CIELAB.
 
     Patches are coarse and outlines run through them. What a pixel of such a patch belongs to shows in its colour, compared with
