@@ -8,6 +8,7 @@ by an entry point of the group `tracekit.commands` that names such an object.
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import os
 import shutil
@@ -20,6 +21,7 @@ import typer
 import typer.core
 from typer.exceptions import TyperException
 
+from tracekit import plugins
 from tracekit.errors import PipeClosedError, StorageError, TracekitError
 
 # In order of the pipeline: name -> (module in tracekit.commands, one line of help).
@@ -52,14 +54,14 @@ class LazyGroup(typer.core.TyperGroup):
     """Imports a command's module only when that command is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *_third_party()]
+        return [*COMMANDS, *plugins.added(_ENTRY_POINTS)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return load_command(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows = [(name, about) for name, (_, about) in COMMANDS.items()]
-        rows += [(name, "added by another package") for name in _third_party()]
+        rows += [(name, "added by another package") for name in plugins.added(_ENTRY_POINTS)]
         with formatter.section("Commands, in order of the pipeline"):
             formatter.write_dl(rows)
         with formatter.section("Example"):
@@ -69,7 +71,7 @@ class LazyGroup(typer.core.TyperGroup):
 
 def find_command(name: str) -> Any:
     """The object `command` of the module behind `name`, ours or another package's; None when there is none."""
-    third_party = _third_party()
+    third_party = plugins.added(_ENTRY_POINTS)
     if name in third_party:  # may replace one of ours
         return third_party[name].load()
     if name in COMMANDS:
@@ -91,26 +93,6 @@ def load_command(name: str) -> Any:
     if executable := shutil.which(f"tracekit-{name}"):
         return _external_command(name, executable)
     return None
-
-
-def _third_party() -> dict[str, Any]:
-    if not _some_package_adds_commands():
-        return {}
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=_ENTRY_POINTS)}
-
-
-def _some_package_adds_commands() -> bool:
-    """Whether importlib.metadata is worth its import, which costs a third of `tracekit --help`."""
-    for folder in filter(os.path.isdir, sys.path):
-        for entry in os.scandir(folder):
-            path = os.path.join(entry.path, "entry_points.txt")
-            if entry.name.endswith((".dist-info", ".egg-info")) and os.path.isfile(path):
-                with open(path, encoding="utf-8", errors="replace") as stream:
-                    if f"[{_ENTRY_POINTS}]" in stream.read():
-                        return True
-    return False
 
 
 def _external_command(name: str, executable: str) -> Any:
@@ -150,6 +132,10 @@ def root(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the program and leave with its exit code."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+    # The matrices of the chain are small: BLAS threads would spin idly, on every core of a cluster node and for every --jobs.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Imports make many objects that live for ever; looking through them again and again is a tenth of a short command.
+    gc.set_threshold(100_000, 50, 100)
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import shlex
 import shutil
 from importlib.resources import files
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from run_command import shell, tracekit
+
 from tracekit import video
 from tracekit.format.file import RecordFile, open_records
 from tracekit.format.schema import CORPUS, EPISODE
@@ -37,8 +39,9 @@ def staged(first: str, folder: Path) -> Path:
         output = folder / f"{stage}.h5"
         assert tracekit(stage, previous, "-o", output).returncode == 0
         previous = output
-    done = tracekit("info", "--validate", *sorted(folder.glob("*.h5")))
-    assert done.returncode == 0 and done.stdout.count(b" valid") == 6, done.stderr.decode()
+    done = tracekit("info", "--json", "--validate", *sorted(folder.glob("*.h5")))
+    assert done.returncode == 0, done.stderr.decode()
+    assert [report["valid"] for report in json.loads(done.stdout)] == [True] * 6
     return previous
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from tracekit import plugins
 from tracekit.backends.protocols import BackendSetup
 from tracekit.errors import UnavailableError, UsageError
 from tracekit.report import Report
@@ -61,7 +62,4 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
 
 
 def _added(kind: str) -> dict[str, Any]:
-    from importlib.metadata import entry_points
-
-    points = entry_points(group=_ENTRY_POINTS)
-    return {point.name.partition(".")[2]: point for point in points if point.name.partition(".")[0] == kind}
+    return {name.partition(".")[2]: point for name, point in plugins.added(_ENTRY_POINTS).items() if name.partition(".")[0] == kind}

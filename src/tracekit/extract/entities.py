@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tracekit.extract.assignment import best_assignment
 from tracekit.extract.clustering import cluster
 
 NO_VARIETY = 1e-3
@@ -165,8 +166,6 @@ def recognise(
     The best bipartite matching between regions and known entities, by a score of feature similarity and of overlap with where
     the entity was last seen; a pair that scores below `least` is no match, and its region a new entity (paper A.1).
     """
-    from scipy.optimize import linear_sum_assignment
-
     num_regions = int(regions.max()) + 1
     looks = mean_features(features.reshape(-1, features.shape[-1]), regions.ravel(), num_regions)
     names = np.full(num_regions, -1, np.int32)
@@ -178,7 +177,7 @@ def recognise(
         alike = similarity(looks, np.stack([entity.feature for entity in known]), yardstick)
         score = (1 - overlap_weight) * alike + overlap_weight * overlap
         # A pair that cannot match must not keep a good pair apart for the sake of the sum.
-        rows, columns = linear_sum_assignment(np.maximum(score, least), maximize=True)
+        rows, columns = best_assignment(np.maximum(score, least))
         matched = score[rows, columns] >= least
         names[rows[matched]] = columns[matched]
     for region in np.flatnonzero(names < 0).tolist():

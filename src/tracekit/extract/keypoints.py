@@ -254,8 +254,12 @@ def _distance_from_looks(picture: np.ndarray, entities: np.ndarray, rows: np.nda
                 counts[which] += counted
     means = sums / np.maximum(counts, 1)[..., None]
     cell = np.ix_(rows, columns)
-    own, other = (np.sqrt(((lab - mean[cell]) ** 2).sum(axis=2)) for mean in means)
+    own, other = (_length(lab - mean[cell]) for mean in means)
     return own, np.where(counts[1][cell] > 0, other, np.inf)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ijk,ijk->ij", vectors, vectors))
 
 
 def _doubtful_depth(depth: np.ndarray) -> np.ndarray:
