@@ -77,6 +77,6 @@ def main() -> list[dict]:
 
 
 if __name__ == "__main__":
-    print("| work | ours | peer | ratio | goal |\n|---|---|---|---|---|")
-    for row in main():
-        print(f"| {row['work']} | {row['ours']} | {row['peer']} | {row['ratio']:.1f}x | {row['goal']} |")
+    from table import print_table
+
+    print_table(main())

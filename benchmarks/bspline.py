@@ -57,11 +57,7 @@ def torch_solve(targets: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return torch.linalg.solve(normal, weighted.mT @ torch.from_numpy(targets)).numpy()
 
 
-def print_table(rows: list[dict]) -> None:
-    print("| work | ours | peer | ratio | goal |\n|---|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(str(row[key]) for key in ("work", "ours", "peer", "ratio", "goal")) + " |")
-
-
 if __name__ == "__main__":
+    from table import print_table
+
     print_table(main())

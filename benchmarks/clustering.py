@@ -44,6 +44,6 @@ def main() -> list[dict]:
 
 
 if __name__ == "__main__":
-    print("| work | ours | peer | ratio | goal |\n|---|---|---|---|---|")
-    for row in main():
-        print("| " + " | ".join(row.values()) + " |")
+    from table import print_table
+
+    print_table(main())

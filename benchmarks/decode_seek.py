@@ -84,12 +84,7 @@ def main() -> list[dict]:
     return rows
 
 
-def print_table(rows: list[dict]) -> None:
-    print("| work | ours | peer | ratio | goal |\n|---|---|---|---|---|")
-    for row in rows:
-        goal = "" if row["goal"] is None else f">= {row['goal']}"
-        print(f"| {row['work']} | {row['ours']:.0f} | {row['peer']:.0f} | {row['ratio']:.2f} | {goal} |")
-
-
 if __name__ == "__main__":
+    from table import print_table
+
     print_table(main())

@@ -116,7 +116,6 @@ def _keypoints(corners: np.ndarray) -> Keypoints:
 
 
 if __name__ == "__main__":
-    rows = main()
-    print("| work | ours | peer | ratio | goal |\n|---|---|---|---|---|")
-    for row in rows:
-        print(f"| {row['work']} | {row['ours']} | {row['peer']} | {row['ratio']:.2f} | >= {row['goal']} |")
+    from table import print_table
+
+    print_table(main())

@@ -34,7 +34,7 @@ from tracekit.errors import (
     TracekitError,
     UsageError,
 )
-from tracekit.format.atomic import check_can_create, new_file
+from tracekit.format.atomic import check_can_create, new_file, sweep
 from tracekit.stage import Choice, Stage
 
 FAILURES = "failures.jsonl"
@@ -252,6 +252,7 @@ def _work_through(stage: Stage, items: list[Item], folder: Path, choice: Choice)
     finally:
         for worker in workers:
             worker.stop()
+        sweep(folder)
 
 
 class _Worker:
@@ -291,11 +292,10 @@ class _Worker:
         return self._process.is_alive()
 
     def stop(self) -> None:
-        self._process.terminate()  # it removes its temporaries
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        # Not by SIGTERM: an exception that a handler raises can land where Python swallows it. What is killed leaves no half
+        # output, only a temporary that `sweep` removes.
+        self._process.kill()
+        self._process.join()
         self.connection.close()
 
 
@@ -322,10 +322,9 @@ class _HeartbeatReport(ConsoleReport):
 
 def _serve(connection: Any, command: str, folder: str, choice: Choice, argv: list[str]) -> None:
     """The child's loop."""
-    signal.signal(signal.SIGTERM, _raise_terminated)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     stage: Stage = find_stage(command)
-    with contextlib.suppress(Terminated, EOFError):
+    with contextlib.suppress(EOFError):
         while True:
             item: Item = connection.recv()
             report = _HeartbeatReport(connection, command, item.id, choice.common.quiet, choice.common.verbose)

@@ -243,7 +243,7 @@ def test_a_sensor_file_is_matched_by_source_frame(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     with open_records(tmp_path / "out.h5", EPISODE) as file, open_records(SAMPLES / "drawer.sensor.h5", EPISODE) as sensor:
         kept = file.read("video").source_frame
-        assert len(kept) == 25 and (np.diff(kept) == 3).all()
+        assert len(kept) == 27 and (np.diff(kept) == 3).all()
         np.testing.assert_allclose(file.read("camera_sensor").world_from_camera, sensor.read("camera_sensor").world_from_camera[kept])
         np.testing.assert_allclose(file.read("depth_sensor").depth[3], sensor.read("depth_sensor").depth[int(kept[3])])
         assert file.read("camera_sensor").intrinsics[0, 0] == pytest.approx(sensor.read("camera_sensor").intrinsics[0, 0] / 2)

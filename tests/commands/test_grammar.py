@@ -62,7 +62,7 @@ def test_mistakes_are_usage_errors_and_name_what_is_near() -> None:
     done = tracekit("filter", "--treshold", "3")
     assert done.returncode == 2 and b"--threshold" in done.stderr
     done = tracekit("filter", "--threshold", "many")
-    assert done.returncode == 2 and b"'--threshold'" in done.stderr and b"valid number" in done.stderr
+    assert done.returncode == 2 and b"'--threshold'" in done.stderr and b"many" in done.stderr
     done = tracekit("filter", "--threshold", "-1")
     assert done.returncode == 2 and b"--threshold is -1.0, but the least is 0" in done.stderr
 

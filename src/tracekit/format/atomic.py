@@ -29,7 +29,7 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = Path(target)
     check_can_create(target, force=force)
-    _sweep(target.parent)
+    sweep(target.parent)
     temporary, descriptor = _create_sibling(target)
     try:
         yield temporary
@@ -114,7 +114,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove temporaries whose writer is gone."""
     for path in folder.glob(f".*{_SUFFIX}"):
         with contextlib.suppress(OSError):
