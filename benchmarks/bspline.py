@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+# The threads of the one who has just run must not spin while the other is measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
 import torch
 
 from tracekit.geometry import bspline

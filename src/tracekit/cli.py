@@ -43,7 +43,6 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 _ENTRY_POINTS = "tracekit.commands"
-_ISSUES = "https://github.com/tracekit/tracekit/issues"
 
 
 class Terminated(BaseException):
@@ -180,7 +179,7 @@ def run(arguments: list[str]) -> int:
 
         traceback.print_exc()
         _say(f"this is a bug of tracekit {__version__} (Python {platform.python_version()}, {platform.platform()})", arguments)
-        _say(f"please report it with the lines above: {_ISSUES}", arguments)
+        _say("please report it to the maintainers with the lines above and the command that you typed", arguments)
         return EXIT_BUG
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -40,7 +39,8 @@ def typer_app(
     """
     fields = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
     common = {field.name for key, group in groups.items() if key != "parameters" for field in dataclasses.fields(group)}
-    kinds = {name: _plain_type(group, name) for group in groups.values() for name in (field.name for field in dataclasses.fields(group))}
+    hints = {key: hint for group in groups.values() for key, hint in typing.get_type_hints(group).items()}
+    kinds = {key: _without_none(hint) for key, hint in hints.items()}
     flags = flags or {}
 
     def callback(ctx: typer.Context, **values: Any) -> None:
@@ -48,8 +48,7 @@ def typer_app(
         chosen = _explicit(ctx, values)
         from_file = config.defaults_for(name, kinds, _commands())
         preset = values.get("preset") or from_file.get("preset") or ""
-        layers = [_preset(presets, preset) if presets is not None else {}, from_file, chosen]
-        merged = {field: _last(layers, field, values[field]) for field in fields}
+        merged = {**values, **_preset(presets, preset), **from_file, **chosen}
         built = {key: group(**{field.name: merged[field.name] for field in dataclasses.fields(group)}) for key, group in groups.items()}
         for value in built.values():
             _check(value, chosen)
@@ -63,7 +62,7 @@ def typer_app(
         envvars = [f"TRACEKIT_{name}_{field.name}".upper().replace("-", "_").replace(" ", "_")]
         if field.name in common:
             envvars.append(f"TRACEKIT_{field.name}".upper())
-        signature.append(_option(field, flags.get(field.name), envvars))
+        signature.append(_option(field, hints[field.name], flags.get(field.name), envvars))
     callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
 
@@ -82,10 +81,9 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def _option(field: dataclasses.Field, flags: tuple[str, ...] | None, envvars: list[str]) -> inspect.Parameter:
+def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, envvars: list[str]) -> inspect.Parameter:
     rule: parameters.Rule = field.metadata["rule"]
     flag = "--" + field.name.replace("_", "-")
-    kind = _resolve(field.type)
     declarations: tuple[str, ...] = flags or (flag,)
     if kind is bool and field.default is True:
         declarations = (f"{flag}/--no-{flag[2:]}",)
@@ -98,15 +96,9 @@ def _option(field: dataclasses.Field, flags: tuple[str, ...] | None, envvars: li
     return _parameter(field.name, kind, info, field.default)
 
 
-def _resolve(annotation: Any) -> Any:
-    return eval(annotation, {"Optional": typing.Optional}) if isinstance(annotation, str) else annotation  # our own source text
-
-
-def _plain_type(group: type, name: str) -> type:
-    kind = _resolve(next(field.type for field in dataclasses.fields(group) if field.name == name))
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
-        kind = next(member for member in typing.get_args(kind) if member is not type(None))
-    return kind
+def _without_none(kind: Any) -> type:
+    """`float` of `float | None`."""
+    return next(member for member in (*typing.get_args(kind), kind) if member is not type(None))
 
 
 def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
@@ -118,19 +110,12 @@ def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _preset(presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    if not name or name == "paper":  # the paper's values are the defaults
+def _preset(presets: dict[str, dict[str, Any]] | None, name: str) -> dict[str, Any]:
+    if presets is None or not name or name == "paper":  # the paper's values are the defaults
         return {}
     if name not in presets:
         raise UsageError(f"there is no preset {name!r}", hint=f"choose one of: {', '.join(['paper', *presets])}")
     return presets[name]
-
-
-def _last(layers: list[dict[str, Any]], name: str, default: Any) -> Any:
-    for layer in reversed(layers):
-        if name in layer:
-            return layer[name]
-    return default
 
 
 def _check(value: Any, explicit: dict[str, Any]) -> None:

@@ -189,6 +189,22 @@ def test_a_depth_folder(tmp_path: Path, depth_folder: Path) -> None:
     np.testing.assert_allclose(z[episode.tracks.valid.astype(bool)], 1.5, atol=1e-3)
 
 
+def test_row_22_depth_that_is_no_depth_is_masked_and_counted(tmp_path: Path, depth_folder: Path) -> None:
+    """NaN, infinite, zero and negative values: unknown in every stage, and named in the history of the file."""
+    for path in (depth_folder / "depth").iterdir():
+        depth = np.full((120, 160), 1.5, np.float32)
+        depth[0:10], depth[10:20], depth[20:30], depth[30:40] = np.nan, np.inf, 0.0, -2.0
+        path.unlink()
+        np.save(path.with_suffix(".npy"), depth)
+    piped(f"import rgbd {depth_folder} --metres-per-unit 1 | tracekit keypoints", tmp_path / "out.h5")
+    with open_records(tmp_path / "out.h5", EPISODE) as file:
+        episode, steps = file.episode(), file.steps()
+        assert steps[0].counts["depth pixels without a return"] == 10 * 40 * 160
+        assert (episode.geometry.depth[:, :40] == 0).all() and (episode.geometry.depth[:, 40:] == 1.5).all()
+    assert np.isfinite(episode.tracks.xyz_world[episode.tracks.valid.astype(bool)]).all()
+    np.testing.assert_allclose(episode.tracks.xyz_world[episode.tracks.valid.astype(bool)][:, 2], 1.5, atol=1e-3)
+
+
 def test_a_depth_folder_with_a_missing_frame(tmp_path: Path, depth_folder: Path) -> None:
     (depth_folder / "depth" / "4.png").unlink()
     done = tracekit("import", "rgbd", depth_folder, "-o", tmp_path / "out.h5")

@@ -103,6 +103,9 @@ class TrackingBackend(Backend, Protocol):
         frames (n, H, W, 3) uint8; depth (n, h, w) float32 with 0 = unknown, or None when all points lie on z = 1 of their camera;
         intrinsics (3, 3); world_from_camera (n, 4, 4); queries_world (Q, 3); query_frames (Q,) into the n frames; identities (Q,).
         Returns xyz_world (n, Q, 3) float32, NaN where not known, and visible (n, Q) bool.
+
+        Called in order of time, for each chunk at most twice: for the points that are tracked already, then for new ones.
+        Chunks overlap by one frame, in which points that are alive are queried.
         """
         ...
 

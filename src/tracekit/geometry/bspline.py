@@ -146,7 +146,7 @@ def _fit_masked(targets: np.ndarray, valid: np.ndarray, weights: np.ndarray, pen
     acting = np.take_along_axis(weights, first[:, None] + np.arange(DEGREE + 1), axis=1)
     bands = np.stack([np.pad(np.diagonal(penalty, offset), (0, offset)) for offset in range(DEGREE + 1)], axis=1)
     result = np.empty((len(targets), num_control_points, targets.shape[2]), dtype=targets.dtype)
-    solve = _masked_solver()
+    solve = _masked_solver(targets.shape[2])
 
     def solve_part(part: slice) -> None:
         solve(targets[part], valid[part], first, acting, bands, result[part])
@@ -163,8 +163,8 @@ def _fit_masked(targets: np.ndarray, valid: np.ndarray, weights: np.ndarray, pen
 
 
 @cache
-def _masked_solver() -> Callable[..., None]:
-    """Compiles the solver, or finds it on disk. Numba is imported here, so that commands which fit nothing never pay for it.
+def _masked_solver(num_coordinates: int) -> Callable[..., None]:
+    """Compiles the solver, or finds it on disk, with loops over coordinates of known length, which unroll. Numba is imported here, so that commands which fit nothing never pay for it.
 
     It frees Python's lock for threads of ours instead of running numba's own: a process that has used those must not fork any
     more, and data loaders do fork.
@@ -173,7 +173,7 @@ def _masked_solver() -> Callable[..., None]:
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def solve_masked(targets, valid, first, acting, bands, result):
-        num_fits, num_rows, num_coordinates = targets.shape
+        num_fits, num_rows = targets.shape[:2]
         size = bands.shape[0]
         # Three rows of zeros below the matrix spare the elimination its special cases at the end.
         normal = np.zeros((size + 3, 4))  # normal[j, p] is the entry (j, j + p)
