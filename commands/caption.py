@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tracekit.extract.caption import PRESETS, CaptionParameters, caption
 from tracekit.stage import Stage, Work
 
 
 def run(work: Work) -> None:
+    if not work.parameters.task and (task := work.clip.task):
+        work.parameters = dataclasses.replace(work.parameters, task=task)
     captioner = work.backend()
     frames = work.frames() if captioner.looks_at_frames else None
     work.put(caption(work.read_all(), frames, captioner, work.parameters, report=work.report))

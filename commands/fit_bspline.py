@@ -91,9 +91,17 @@ class FitBsplineCommand:
 
 def episodes(sources: list[str], files: CorpusOptions, report: Report) -> Iterator[Episode]:
     """The episodes one after the other; only one is open at a time."""
+    seen: dict[str, str] = {}
     for number, source in enumerate(sources):
         try:
             with open_records(source, EPISODE) as file:
+                for group in ("video", "geometry", "tracks"):
+                    file.require(group)
+                if file.clip_id in seen:
+                    raise BadDataError(
+                        f"{source} and {seen[file.clip_id]} are both of the clip {file.clip_id}", hint="name one file per clip"
+                    )
+                seen[file.clip_id] = source
                 yield file.episode()
         except TracekitError as error:
             if not files.skip_bad:

@@ -33,8 +33,18 @@ def describe(file: RecordFile) -> dict[str, Any]:
         "groups": {name or "/": file.summary(name) for name in file.groups},
         "datasets": [{"path": path, "shape": list(shape), "dtype": dtype, "bytes": size} for path, shape, dtype, size in file.datasets()],
         "unknown": file.unknown_names(),
+        "captions": captions(file),
         "provenance": [vars(step) for step in file.steps()],
     }
+
+
+def captions(file: RecordFile) -> list[str]:
+    """The sentences of an episode, with their frames."""
+    if "captions" not in file.groups:
+        return []
+    record = file.read("captions")
+    events = zip(record.event_start, record.event_stop, record.event_text, strict=True)
+    return [record.episode_text, *(f"frames {start} to {stop - 1}: {text}" for start, stop, text in events)]
 
 
 class InfoCommand:
@@ -99,6 +109,8 @@ def show(report: dict[str, Any]) -> None:
     for name, summary in report["groups"].items():
         table.add_row(name, Text(summary))
     console.print(table)
+    for sentence in report["captions"]:
+        console.print(Text(f"  {sentence}"))
     if report["unknown"]:
         console.print(Text(f"unknown to this version, carried along: {', '.join(report['unknown'])}"))
     steps = Table(box=None, pad_edge=False, header_style="bold")

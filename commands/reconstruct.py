@@ -22,6 +22,10 @@ def run(work: Work) -> None:
         write_depth=sink,
     )
     work.put(geometry)
+    if not backend.metric:
+        work.report.note("lengths are relative: no metres are claimed (metric = 0)")
+    if geometry.depth is None and not sink.was_called:
+        work.report.note("no depth is claimed: traces are two-dimensional; tracekit import rgbd brings in measured depth")
 
 
 command = Stage(

@@ -104,6 +104,8 @@ class ViewCommand:
         source, target = (sources[0] if sources else "-"), Path(parameters.output)
         if target.suffix.lower() not in (".png", ".jpg", ".jpeg", ".mp4"):
             raise UsageError(f"cannot draw a {target.suffix or 'file without a suffix'}", hint="use .png, .jpg or .mp4")
+        if target.suffix.lower() == ".mp4" and (parameters.what not in ("auto", "traces") or parameters.frame is not None):
+            raise UsageError("a film shows the traces of all frames", hint="use .png for --what and --frame")
         check_can_create(target, force=parameters.force)
         report = ConsoleReport("view", quiet=parameters.quiet)
         with open_records(source, EPISODE) as file, new_file(target, force=parameters.force) as temporary:

@@ -35,6 +35,9 @@ from tracekit.errors import (
     UsageError,
 )
 from tracekit.format.atomic import check_can_create, new_file, sweep
+from tracekit.format.file import open_records
+from tracekit.format.provenance import Step
+from tracekit.format.schema import EPISODE
 from tracekit.stage import Choice, Stage
 
 FAILURES = "failures.jsonl"
@@ -76,15 +79,23 @@ def run(stage: Stage, sources: list[str], choice: Choice) -> None:
     folder = Path(common.out_dir)
     items = name_items([*sources, *(read_manifest(common.manifest, common.column) if common.manifest else [])])
     mine = take_shard(items, common.shard, folder, dry_run=common.dry_run)
-    if common.dry_run:
-        for item in mine:
-            stage.explain(item.source, folder / f"{item.id}.h5", choice)
-        return
-    _prepare(folder)
-    todo = [item for item in mine if common.force or not _is_done(folder / f"{item.id}.h5", stage)]
     report = ConsoleReport(stage.name, quiet=common.quiet, verbose=common.verbose)
+    if not common.dry_run:
+        _prepare(folder)
+    steps = {item: None if common.force else _step_of(folder / f"{item.id}.h5", stage) for item in mine}
+    todo = [item for item, step in steps.items() if step is None]
     if len(todo) < len(mine):
         report.note(f"{len(mine) - len(todo)} of {len(mine)} outputs are there already (--force makes them again)")
+    wanted = dataclasses.asdict(choice.parameters)
+    others = [
+        item.id for item, step in steps.items() if step and any(step.parameters.get(key) != wanted[key] for key in wanted if key != "task")
+    ]
+    if others:
+        report.note(f"{len(others)} of them were made with other parameters than these, {others[0]} for one: --force, or another -d")
+    if common.dry_run:
+        for item in todo:
+            stage.explain(item.source, folder / f"{item.id}.h5", choice)
+        return
     failures: list[Outcome] = []
     num_done = 0
     try:
@@ -216,18 +227,16 @@ def _prepare(folder: Path) -> None:
     check_can_create(folder / FAILURES, force=True)
 
 
-def _is_done(output: Path, stage: Stage) -> bool:
-    """Whether a whole, valid output of this stage is there. A damaged one is made again."""
+def _step_of(output: Path, stage: Stage) -> Step | None:
+    """The step that made a whole, valid output of this stage; None when there is none, or a damaged one that must be made again."""
     if not output.exists():
-        return False
-    from tracekit.format.file import open_records
-    from tracekit.format.schema import EPISODE
-
+        return None
     try:
         with open_records(output, EPISODE) as file:
-            return set(stage.writes) & set(file.groups) != set() and any(step.command == stage.name for step in file.steps())
+            steps = [step for step in file.steps() if step.command == stage.name]
+            return steps[-1] if steps and set(stage.writes) <= set(file.groups) else None
     except TracekitError:
-        return False
+        return None
 
 
 def _work_through(stage: Stage, items: list[Item], folder: Path, choice: Choice) -> Iterator[Outcome]:

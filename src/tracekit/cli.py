@@ -165,6 +165,9 @@ def run(arguments: list[str]) -> int:
     except Terminated:
         return EXIT_TERMINATED
     except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         command = _command_name(arguments)
         if not command and arguments and (close := difflib.get_close_matches(arguments[0], COMMANDS, 1)):

@@ -28,7 +28,9 @@ def format_page() -> str:
     parts = [_MADE, "# File formats\n", _FORMAT_INTRODUCTION]
     for kind in KINDS.values():
         parts.append(_kind_section(kind))
-    parts.append("## /provenance\n\nEvery command appends one group `/provenance/<n>` whose attributes say how the file came about.\n")
+    parts.append(
+        "## /provenance\n\nEvery command appends one group, `/provenance/0000` and so on, whose attributes say how the file came about.\n"
+    )
     parts.append(_table(("attribute", "meaning"), [(f"`{name}`", meaning) for name, meaning in provenance.MEANING.items()]))
     return "\n".join(parts)
 
@@ -122,6 +124,7 @@ Conventions that hold everywhere:
 - A letter in a shape has one value in a file; numbers are fixed. Axes named T count frames.
 - Types are NumPy codes: f4 is a 32-bit float, u1 an unsigned byte. Depth is kept as 16-bit millimetres (attribute
   `metres_per_unit`) when metric, as 16-bit floats when relative; 0 is unknown.
+- Text is UTF-8: datasets of fixed length (h5py: `dataset.asstr()[...]`), attributes as they are.
 - Datasets are chunked with shuffle, gzip and a checksum (fletcher32); a flipped bit is an error that names the dataset.
 - Datasets that this schema does not know are carried along. Links out of the file, external storage, virtual datasets and
   declared sizes beyond reason are refused before anything is read.

@@ -72,7 +72,7 @@ class ResumableError(TracekitError):
 
 
 class ConfigurationError(TracekitError):
-    """A value in a flag, an environment variable or tracekit.toml is not allowed."""
+    """A value in tracekit.toml or of a preset is not allowed (one in a flag or in the environment: 2)."""
 
     exit_code = 78
 

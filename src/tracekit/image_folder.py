@@ -28,8 +28,17 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
         raise MissingInputError(f"there is no folder {folder}")
     images = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()]
     if not images:
-        raise BadDataError(f"there is no image in {folder}", hint=f"images end in {', '.join(SUFFIXES)}")
+        raise BadDataError(f"there is no image in {folder}", hint=_what_it_may_be(folder))
     return sorted(images, key=_natural)
+
+
+def _what_it_may_be(folder: Path) -> str:
+    if (folder / "rgb").is_dir():
+        return f"colour and depth images? tracekit import rgbd {folder}"
+    videos = [path.name for path in folder.iterdir() if path.suffix.lower() in (".mp4", ".mkv", ".mov", ".avi", ".webm")]
+    if videos:
+        return f"a folder of videos? name them ({folder / '*'}{Path(videos[0]).suffix}), with -d DIR for the outputs"
+    return f"images end in {', '.join(SUFFIXES)}"
 
 
 def _natural(path: Path) -> tuple:

@@ -26,7 +26,7 @@ def typer_app(
     groups: dict[str, type],
     *,
     sources: str | None,
-    metavar: str = "SOURCE",
+    metavar: str = "SOURCE...",
     presets: dict[str, dict[str, Any]] | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
     about: str = "",
@@ -91,7 +91,9 @@ def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, 
         declarations = (*declarations, short)
     text = rule.help + (f" One of: {', '.join(rule.choices)}." if rule.choices else "")
     complete = (lambda incomplete: [choice for choice in rule.choices or () if choice.startswith(incomplete)]) if rule.choices else None
-    shown = not (field.default is None or field.default == "" or field.default is False)
+    shown: bool | str = not (field.default is None or field.default == "" or field.default is False)
+    if isinstance(field.default, float):
+        shown = f"{field.default:.4g}"
     info = typer.Option(*declarations, help=text, envvar=envvars, show_envvar=False, show_default=shown, autocompletion=complete)
     return _parameter(field.name, kind, info, field.default)
 

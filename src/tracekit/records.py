@@ -179,7 +179,9 @@ class Tracks:
     """The 3-D path of every tracked point, in the world frame, with an identity that never changes (paper A.4)."""
 
     tracker: str = attribute("str", "tracking backend")
-    xyz_world: np.ndarray = array("f4", "T N 3", "position of each point; NaN where not valid", unit="m", frame="world")
+    xyz_world: np.ndarray = array(
+        "f4", "T N 3", "position of each point; NaN where not valid", unit="m (relative where geometry says metric = 0)", frame="world"
+    )
     uv: np.ndarray = array("f4", "T N 2", "its projection; NaN where not valid, off-screen values kept", unit="px", frame="image")
     visible: np.ndarray = array("u1", "T N", "1 where the point is seen in the frame", values="mask")
     valid: np.ndarray = array("u1", "T N", "1 where the position is known, seen or not", values="mask")
@@ -206,8 +208,16 @@ class Motion:
 class Events:
     """The clip cut where the motion is lowest between two peaks (paper 2.3, A.5)."""
 
-    signal: np.ndarray = array("f4", "T", "mean acceleration of the moving tracks; NaN where no track moves", unit="m/s^2", frame="world")
-    smoothed: np.ndarray = array("f4", "T", "the signal after Savitzky-Golay smoothing", unit="m/s^2", frame="world")
+    signal: np.ndarray = array(
+        "f4",
+        "T",
+        "mean acceleration of the moving tracks; NaN where no track moves",
+        unit="m/s^2 (relative where geometry says metric = 0)",
+        frame="world",
+    )
+    smoothed: np.ndarray = array(
+        "f4", "T", "the signal after Savitzky-Golay smoothing", unit="m/s^2 (relative where geometry says metric = 0)", frame="world"
+    )
     peak: np.ndarray = array("i4", "P", "frames of the peaks", values="range T")
     start: np.ndarray = array("i4", "E", "first frame of each event")
     stop: np.ndarray = array("i4", "E", "one past the last frame of each event")

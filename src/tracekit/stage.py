@@ -117,6 +117,8 @@ class Stage:
 
             batch.run(self, sources, choice)
             return
+        if not sources and os.isatty(0):
+            raise UsageError("no source: name a file, or pipe one in", hint=f"for example: {self.example}")
         source = sources[0] if sources else "-"
         output = Path(common.output) if common.output else None
         if common.dry_run:
@@ -171,7 +173,7 @@ class Stage:
                     command=self.name,
                     argv=argv,
                     version=__version__,
-                    parameters={**dataclasses.asdict(choice.parameters), "preset": choice.common.preset or "paper"},
+                    parameters={**dataclasses.asdict(work.parameters), "preset": choice.common.preset or "paper"},
                     inputs=work.inputs,
                     backend=work.backend_name,
                     weights_sha256=work.weights_sha256,

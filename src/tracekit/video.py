@@ -61,7 +61,11 @@ def open_clip(
         raise ConfigurationError(f"--decoder is {decoder!r}", hint="choose one of: auto, pyav, decord")
     report = report or Report()
     path = Path(os.path.abspath(path))
-    clip = _clip_of_folder(path, source_fps, allow_partial) if path.is_dir() else _clip_of_video(path, decoder, allow_partial, report)
+    if path.is_dir():
+        clip = _clip_of_folder(path, source_fps, allow_partial)
+        report.note(f"a folder of images does not tell its rate: {source_fps:g} frames per second taken (--source-fps)")
+    else:
+        clip = _clip_of_video(path, decoder, allow_partial, report)
     if clip.num_missing_frames:
         report.count("frames of the video that could not be decoded", clip.num_missing_frames)
     clip = _on_grid(_thinned(clip, fps, report), max_size)
@@ -92,7 +96,7 @@ def open_frames(clip: Clip, *, search: Sequence[Path] = ()) -> Frames:
             f"the video has changed since the episode was made: {changed[0]} has another content",
             hint="bring the old video back, name it with --video, or run the pipeline again from `tracekit keypoints`",
         )
-    places = ", ".join(dict.fromkeys(str(path.parent) for path in candidates[:1] + candidates[1::2]))
+    places = ", ".join(dict.fromkeys(str(path.parent.absolute()) for path in candidates[:1] + candidates[1::2]))
     raise MissingInputError(f"the video {name} is not there; looked in {places}", hint="say where it is with --video PATH")
 
 

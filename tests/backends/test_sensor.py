@@ -65,7 +65,7 @@ def test_given_poses_are_taken_as_they_are():
 
 def test_what_is_missing_is_named():
     frames, depth, _ = wall(2)
-    with pytest.raises(MissingInputError, match="--depth"):
+    with pytest.raises(MissingInputError, match="tracekit import rgbd"):
         run(frames, None, CameraSensor(INTRINSICS))
     with pytest.raises(MissingInputError, match="--intrinsics"):
         run(frames, depth, None)

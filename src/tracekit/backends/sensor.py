@@ -42,7 +42,8 @@ class SensorBackend:
         """See `ReconstructionBackend`. Raises MissingInputError without depth or calibration, BadDataError without enough poses."""
         if depth is None:
             raise MissingInputError(
-                "the sensor backend needs measured depth, and this clip has none", hint="give --depth, or choose another --backend"
+                "the sensor backend needs measured depth, and this clip has none",
+                hint="bring it in with `tracekit import rgbd` or `tracekit keypoints --sensor`, or choose another --backend",
             )
         if self._camera is None:
             raise MissingInputError(

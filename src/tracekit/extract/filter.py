@@ -64,6 +64,8 @@ def filter_moving(
     moving = diameter_px > threshold  # NaN compares as False
 
     report.count("tracks that move", int(moving.sum()))
+    if len(moving) and not moving.any():
+        report.note(f"none of {len(moving)} tracks moves by more than {threshold:.0f} px: lower --threshold if something did")
     report.count("tracks that are never visible (diameter NaN)", int(np.isnan(diameter_px).sum()))
     report.count("positions behind the reference camera, left out of the diameter", num_behind)
     return Motion(

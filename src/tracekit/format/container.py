@@ -30,7 +30,9 @@ def check_is_whole(head: bytes, num_bytes: int, name: str) -> None:
     if num_bytes == 0:
         raise BadDataError(f"{name} is empty", hint="the command that should have written it failed, or has not run")
     if not head.startswith(SIGNATURE):
-        raise BadDataError(f"{name} is not an HDF5 file", hint="expected a file that a tracekit command wrote")
+        raise BadDataError(
+            f"{name} is not an HDF5 file", hint="a file that a tracekit command wrote is expected; a video begins with `tracekit keypoints`"
+        )
     version = head[8] if len(head) > 8 else 255
     offset = _END_OF_FILE_OFFSET.get(version)
     if offset is None or len(head) < offset + 8:

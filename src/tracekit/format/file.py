@@ -331,6 +331,10 @@ class DepthSink:
         else:
             dataset[start : start + len(depth)] = depth.astype(np.float16)
 
+    @property
+    def was_called(self) -> bool:
+        return self._dataset is not None
+
     def finish(self, size: tuple[int, ...]) -> None:
         """Make the dataset of a clip without frames."""
         self._open(size)
@@ -340,6 +344,7 @@ class DepthSink:
             shape = (self._num_frames, *size)
             self._dataset = _create(self._file, self._entry, shape, np.dtype("u2" if self._metric else "f2"), (1, *size))
             self._dataset.attrs["metres_per_unit"] = _MILLIMETRE if self._metric else 1.0
+            self._dataset.attrs["unit"] = "mm" if self._metric else "relative"
         return self._dataset
 
 

@@ -64,6 +64,8 @@ def fill_from_stdin(spool: Spool) -> None:
     except OSError as error:
         raise _spool_error(error) from None
     if spool.stream.tell() == 0:
+        if stat.S_ISCHR(os.fstat(0).st_mode):  # /dev/null, as under cron and sbatch
+            raise MissingInputError("standard input is empty", hint="name a source")
         raise MissingInputError("upstream produced nothing", hint="the command before this one in the pipe failed: see its message")
 
 

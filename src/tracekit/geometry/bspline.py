@@ -164,8 +164,9 @@ def _fit_masked(targets: np.ndarray, valid: np.ndarray, weights: np.ndarray, pen
 
 @cache
 def _masked_solver(num_coordinates: int) -> Callable[..., None]:
-    """Compiles the solver, or finds it on disk, with loops over coordinates of known length, which unroll. Numba is imported here, so that commands which fit nothing never pay for it.
+    """Compiles the solver, or finds it on disk, with loops over coordinates of known length, which unroll.
 
+    Numba is imported here, so that commands which fit nothing never pay for it.
     It frees Python's lock for threads of ours instead of running numba's own: a process that has used those must not fork any
     more, and data loaders do fork.
     """
