@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-all lint docs bench lock clean
+.PHONY: demo test quick lint docs bench lock clean
 
 demo: $(STAMP)
 	$(BIN)/tracekit demo -d demo-output --force

@@ -15,6 +15,7 @@ import typer
 
 from tracekit import cli, options
 from tracekit.errors import CannotCreateError, TracekitError
+from tracekit.format.atomic import new_file
 from tracekit.parameters import parameter
 
 
@@ -74,7 +75,8 @@ class DemoCommand:
             raise CannotCreateError(f"cannot create the folder {folder}: {error.strerror}") from None
         with as_file(files("tracekit") / "samples") as samples:
             clip = folder / "drawer.mp4"  # beside its episode files, so that these stay readable when the package moves
-            shutil.copyfile(samples / "drawer.mp4", clip)
+            with new_file(clip, force=parameters.force) as temporary:
+                shutil.copyfile(samples / "drawer.mp4", temporary)
             for arguments in chain(clip, samples / "drawer.sensor.h5", folder):
                 force = ["--force"] if parameters.force and "-o" in arguments else []
                 print(f"$ tracekit {shlex.join(arguments)}", flush=True)

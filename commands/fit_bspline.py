@@ -24,6 +24,7 @@ from tracekit.format.schema import CORPUS, EPISODE
 from tracekit.parameters import parameter
 from tracekit.records import Episode
 from tracekit.report import Report
+from tracekit.stage import refuse_inputs
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,13 @@ class FitBsplineCommand:
         )
 
     def run(self, sources: list[str], parameters: FitBsplineParameters, files: CorpusOptions) -> None:
-        sources = [*sources, *(batch.read_manifest(files.manifest, files.column) if files.manifest else [])] or ["-"]
+        if files.manifest:
+            sources = [item.source for item in batch.name_items([*sources, *batch.read_manifest(files.manifest, files.column)])]
+        sources = sources or ["-"]
         if len(sources) > 1 and "-" in sources:
             raise UsageError("standard input holds one episode; it cannot stand beside others")
         target = Target(Path(files.output) if files.output else None, files.force)
+        refuse_inputs(target.path, [*sources, files.scale, files.manifest])
         if not (files.stats_only and target.path is None):
             target.check()
         scales = read_scales(files.scale) if files.scale else None

@@ -18,7 +18,7 @@ from tracekit.format.file import open_records
 from tracekit.format.schema import EPISODE
 from tracekit.parameters import parameter
 from tracekit.records import Episode, Frames
-from tracekit.stage import VideoOptions, open_clip_frames
+from tracekit.stage import VideoOptions, open_clip_frames, refuse_inputs
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class ViewCommand:
             raise UsageError(f"cannot draw a {target.suffix or 'file without a suffix'}", hint="use .png, .jpg or .mp4")
         if target.suffix.lower() == ".mp4" and (parameters.what not in ("auto", "traces") or parameters.frame is not None):
             raise UsageError("a film shows the traces of all frames", hint="use .png for --what and --frame")
+        refuse_inputs(target, [source, where.video])
         check_can_create(target, force=parameters.force)
         report = ConsoleReport("view", quiet=parameters.quiet)
         with open_records(source, EPISODE) as file, new_file(target, force=parameters.force) as temporary:

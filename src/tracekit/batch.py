@@ -123,7 +123,8 @@ def name_items(sources: list[str]) -> list[Item]:
     """Ids from file names. Where two sources share a name, a digest of the path tells them apart; so ids never depend on the shard."""
     if not sources:
         raise MissingInputError("there is no source in the list")
-    stems = [Path(source).name if os.path.isdir(source) else Path(source).stem for source in sources]
+    paths = [Path(os.path.abspath(source)) for source in sources]
+    stems = [path.name if path.is_dir() else path.stem for path in paths]
     result, seen = [], set()
     for source, stem in zip(sources, stems, strict=True):
         path = os.path.abspath(source)
@@ -131,7 +132,7 @@ def name_items(sources: list[str]) -> list[Item]:
             raise UsageError(f"{source} is listed twice")
         seen.add(path)
         unique = stems.count(stem) == 1
-        result.append(Item(stem if unique else f"{stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}", source))
+        result.append(Item(stem if unique else f"{stem}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}", source))
     return result
 
 
@@ -149,7 +150,7 @@ def read_manifest(path: str, column: str) -> list[str]:
         listed = _hdf5_column(path, column)
     else:
         try:
-            text = Path(path).read_text("utf-8")
+            text = Path(path).read_text("utf-8-sig")
         except UnicodeDecodeError:
             raise BadDataError(f"the manifest {path} is not UTF-8 text") from None
         if path.lower().endswith(".csv"):
@@ -181,7 +182,7 @@ def take_shard(items: list[Item], shard: str | None, folder: Path, *, dry_run: b
         index, count = _slurm_shard(shard, folder, dry_run)
     else:
         index_text, _, count_text = shard.partition("/")
-        if not (index_text.isdigit() and count_text.isdigit()):
+        if not (index_text.isdecimal() and count_text.isdecimal() and shard.isascii()):
             raise UsageError(f"--shard is {shard!r}", hint="give I/N with I from 0 to N-1, slurm, or slurm/N")
         index, count = int(index_text), int(count_text)
     if not 0 <= index < count:
@@ -228,15 +229,25 @@ def _prepare(folder: Path) -> None:
 
 
 def _step_of(output: Path, stage: Stage) -> Step | None:
-    """The step that made a whole, valid output of this stage; None when there is none, or a damaged one that must be made again."""
+    """The step that made a whole, valid output of this stage; None when there is none, or a damaged file that must be made again.
+
+    Raises CannotCreateError for a whole file that is something else: it is not ours to replace.
+    """
     if not output.exists():
         return None
     try:
-        with open_records(output, EPISODE) as file:
+        with open_records(output) as file:
             steps = [step for step in file.steps() if step.command == stage.name]
-            return steps[-1] if steps and set(stage.writes) <= set(file.groups) else None
-    except TracekitError:
+            is_ours = file.kind is EPISODE and bool(steps) and set(stage.writes) <= set(file.groups)
+    except BadDataError as error:
+        if "format_version" in error.message:  # of a newer tracekit
+            raise
         return None
+    if not is_ours:
+        raise CannotCreateError(
+            f"{output} exists and was not made by tracekit {stage.name}", hint="use another -d, or --force to replace it"
+        )
+    return steps[-1]
 
 
 def _work_through(stage: Stage, items: list[Item], folder: Path, choice: Choice) -> Iterator[Outcome]:
@@ -252,7 +263,8 @@ def _work_through(stage: Stage, items: list[Item], folder: Path, choice: Choice)
                 outcome = worker.collect(worker.connection in ready, choice.common.stall_timeout)
                 if outcome is None:
                     continue
-                if worker.is_alive() and queue:
+                # After a failed write the process ends: HDF5 cannot go on in it.
+                if worker.is_alive() and queue and outcome.exit_code != StorageError.exit_code:
                     worker.start(queue.pop())
                 else:
                     worker.stop()

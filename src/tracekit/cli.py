@@ -8,6 +8,7 @@ by an entry point of the group `tracekit.commands` that names such an object.
 from __future__ import annotations
 
 import difflib
+import errno
 import gc
 import importlib
 import os
@@ -137,10 +138,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     gc.set_threshold(100_000, 50, 100)
     code = run(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at exit
         code = code or PipeClosedError.exit_code
+    except OSError as error:
+        _say(f"error: writing to standard output: {error.strerror}", [])
+        code = code or StorageError.exit_code
     if code == StorageError.exit_code:
         # After a failed write HDF5 cannot close its file and crashes in its exit handler: leave without running it.
         sys.stderr.flush()
@@ -174,16 +179,28 @@ def run(arguments: list[str]) -> int:
             message += f" Did you mean {close[0]}?"
         _say(f"error: {message}\n  try: tracekit {command + ' ' if command else ''}--help", arguments)
         return 2
+    except (BrokenPipeError, SystemExit):  # we never raise SystemExit: it is how typer and rich answer a closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PipeClosedError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            return _report_bug(arguments)
+        _say(f"error: {error.strerror} (standard input or output)", arguments)
+        return StorageError.exit_code
     except Exception:
-        import platform
-        import traceback
+        return _report_bug(arguments)
 
-        from tracekit import __version__
 
-        traceback.print_exc()
-        _say(f"this is a bug of tracekit {__version__} (Python {platform.python_version()}, {platform.platform()})", arguments)
-        _say("please report it to the maintainers with the lines above and the command that you typed", arguments)
-        return EXIT_BUG
+def _report_bug(arguments: list[str]) -> int:
+    import platform
+    import traceback
+
+    from tracekit import __version__
+
+    traceback.print_exc()
+    _say(f"this is a bug of tracekit {__version__} (Python {platform.python_version()}, {platform.platform()})", arguments)
+    _say("please report it to the maintainers with the lines above and the command that you typed", arguments)
+    return EXIT_BUG
 
 
 def _command_name(arguments: list[str]) -> str:

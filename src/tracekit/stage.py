@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class CommonOptions:
     force: bool = parameter(False, "Replace outputs that exist.")
     dry_run: bool = parameter(False, "Say what would be read, run and written; touch nothing.")
     preset: str = parameter("", "A set of parameters: paper (the defaults) or release (the authors' code).")
-    seed: int = parameter(0, "Seed of every random choice.", minimum=0)
+    seed: int = parameter(0, "Seed of every random choice.", minimum=0, maximum=2**32 - 1)
     device: str = parameter("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     quiet: bool = parameter(False, "Say nothing but errors.")
     verbose: bool = parameter(False, "Say more.")
@@ -147,7 +147,7 @@ class Stage:
     def run_one(self, source: str, output: Path | None, choice: Choice, report: Report, argv: list[str], clip_id: str = "") -> None:
         """One source to one output. Fails before any work when the output cannot be created."""
         target = Target(output, choice.common.force)
-        _refuse_same_file(source, output)
+        refuse_inputs(output, [source, choice.video.video, getattr(choice.parameters, "sensor", None)])
         target.check()
         with contextlib.ExitStack() as stack:
             is_episode = not self.starts_chain or source == "-" or _is_hdf5(source)
@@ -155,6 +155,8 @@ class Stage:
             if episode is not None:
                 for group in self.reads:
                     episode.require(group)
+                if "video" in episode.groups:
+                    refuse_inputs(output, [episode.read("video").uri])
             writer = stack.enter_context(
                 write_records(
                     target,
@@ -168,6 +170,7 @@ class Stage:
                 report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
             work = Work(self, choice, report, source, episode, writer, clip_id, stack)
             self.run(work)
+            report.count("depth pixels too far to be kept (beyond 65.5 m)", writer.num_too_far)
             writer.append_step(
                 Step(
                     command=self.name,
@@ -247,7 +250,8 @@ class Work:
 
     def start_clip(self, clip: Clip, frames: Frames) -> None:
         """The source was no episode file: this is what it holds. The file is named after the source, or by the batch."""
-        name = self._clip_id or (Path(self.source).name if os.path.isdir(self.source) else Path(self.source).stem)
+        path = Path(os.path.abspath(self.source))
+        name = self._clip_id or _storable(path.name if path.is_dir() else path.stem)
         self._writer.set_clip_id(name)
         self.inputs = [name, clip.sha256]
         self._started = clip, frames
@@ -282,6 +286,11 @@ class Work:
         return backend
 
 
+def _storable(name: str) -> str:
+    """A file name as text: bytes that are no UTF-8 are spelled out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def open_clip_frames(clip: Clip, source: str, video_path: str | None = None) -> Frames:
     """Frames of a clip that was read from the file `source`: embedded, from `video_path`, or from where the file says."""
     from tracekit.video import open_frames
@@ -296,10 +305,24 @@ def open_clip_frames(clip: Clip, source: str, video_path: str | None = None) -> 
 def _is_hdf5(path: str) -> bool:
     if not os.path.isfile(path):
         return False
-    with open(path, "rb") as stream:
-        return stream.read(8) == b"\x89HDF\r\n\x1a\n"
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError as error:
+        raise MissingInputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _refuse_same_file(source: str, output: Path | None) -> None:
-    if output is not None and source != "-" and output.exists() and os.path.exists(source) and os.path.samefile(source, output):
-        raise UsageError(f"{output} is the source itself; inputs are never changed", hint="write to another file")
+def refuse_inputs(output: Path | None, inputs: Sequence[str | None]) -> None:
+    """Raise UsageError when `output` is one of the files that are read ("-" and None: standard input). Inputs are never changed."""
+    if output is None or not output.exists():
+        return
+    target = output.stat()
+    for source in inputs:
+        if source in (None, ""):
+            continue
+        try:
+            read = os.fstat(0) if source == "-" else os.stat(str(source))
+        except OSError:
+            continue
+        if os.path.samestat(target, read):
+            raise UsageError(f"{output} is read by this command; inputs are never changed", hint="write to another file")

@@ -223,3 +223,24 @@ def test_interrupt_ends_with_130(tmp_path: Path, sources: list[Path], plugin: di
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in error
     assert [path.name for path in out.iterdir()] == ["clip0.h5"]
+
+
+def test_a_file_that_is_something_else_is_not_replaced(tmp_path: Path, sources: list[Path]) -> None:
+    """`-d` names outputs after sources: a whole file of that name which this stage did not make stays."""
+    out = tmp_path / "out"
+    out.mkdir()
+    other = write_episode(
+        out / "clip0.h5", dataclasses.replace(small_episode(), clip_id="precious"), without=("motion", "events", "captions")
+    )
+    before = other.read_bytes()
+    done = tracekit("filter", *sources[:2], "-d", out)
+    assert done.returncode == 73 and b"was not made by tracekit filter" in done.stderr
+    assert other.read_bytes() == before
+
+
+def test_outputs_of_other_parameters_are_kept_and_named(tmp_path: Path, sources: list[Path]) -> None:
+    out = tmp_path / "out"
+    assert tracekit("filter", *sources[:2], "-d", out).returncode == 0
+    done = tracekit("filter", *sources[:2], "-d", out, "--threshold", 7)
+    assert done.returncode == 0 and b"made with other parameters" in done.stderr
+    assert set(outputs(out).values()) == {40.0}

@@ -420,3 +420,83 @@ def test_row_34_odd_paths(tmp_path: Path) -> None:
         done = tracekit("filter", "-q", "-o", output, "--", name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert is_whole(tmp_path / output)
+
+
+def test_inputs_are_never_changed(tmp_path: Path, episode_file: Path) -> None:
+    before = digest(episode_file)
+    assert tracekit("fit-bspline", episode_file, "-o", episode_file, "--force").returncode == 2
+    assert shell(f"tracekit filter -o {episode_file} --force < {episode_file}").returncode == 2
+    assert digest(episode_file) == before
+
+
+def test_standard_output_that_cannot_be_written(tmp_path: Path, episode_file: Path) -> None:
+    assert shell(f"tracekit info {episode_file} > /dev/full").returncode == 74
+    assert shell(f"tracekit filter -q {episode_file} > /dev/full").returncode == 74
+    done = shell(f"(ulimit -f 4; tracekit view --what timeline {episode_file} -o {tmp_path}/v.png)")
+    assert done.returncode == 74 and b"Traceback" not in done.stderr
+    assert not (tmp_path / "v.png").exists()
+
+
+@pytest.mark.parametrize("flag", ["--json", "--validate"])
+def test_info_into_a_pipe_that_closes(episode_file: Path, flag: str) -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "info", flag, *[str(episode_file)] * 60], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 141
+
+
+def test_many_writers_in_one_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    """Sweeping removes what dead writers left, never what live ones are at."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from tracekit.format.atomic import new_file
+stop = time.monotonic() + 3
+number = 0
+while time.monotonic() < stop:
+    with new_file(Path({str(tmp_path)!r}) / f"{{sys.argv[1]}}.txt", force=True) as path:
+        path.write_text(str(number))
+    number += 1
+print(number)
+"""
+    writers = [subprocess.Popen([PROGRAM[0], "-c", script, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for i in range(4)]
+    for i, writer in enumerate(writers):
+        output, error = writer.communicate(timeout=60)
+        assert writer.returncode == 0, error.decode()
+        assert (tmp_path / f"{i}.txt").read_text() == str(int(output) - 1)
+
+
+@pytest.mark.parametrize("content", ["cycle", "deep", "odd integer", "provenance", "scale", "text bomb"])
+def test_crafted_files_are_65(tmp_path: Path, episode_file: Path, content: str) -> None:
+    with h5py.File(episode_file, "r+") as file:
+        if content == "cycle":
+            file["tracks/again"] = file["tracks"]
+        elif content == "deep":
+            file.create_group("/".join(["g"] * 60))
+        elif content == "odd integer":
+            kind = h5py.h5t.STD_I32LE.copy()
+            kind.set_size(3)
+            h5py.h5d.create(file.id, b"odd", kind, h5py.h5s.create_simple((4,)))
+        elif content == "provenance":
+            del file["provenance"]
+            file["provenance"] = 3
+        elif content == "scale":
+            file["geometry/depth"].attrs["metres_per_unit"] = "abc"
+        else:
+            del file["captions/event_text"]
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            texts = file["captions"].create_dataset("event_text", (1,), h5py.string_dtype(), data=["x"])
+            del texts, plist
+            file["captions/event_text"][0] = "y" * 70_000_000
+            file["captions"].create_dataset(
+                "summary", (4000,), h5py.string_dtype(), chunks=(4000,), compression="gzip", fillvalue="z" * 60_000
+            )
+            del file["captions/summary_text"]
+            file["captions/summary_text"] = file["captions/summary"]
+            del file["captions/summary"]
+    done = tracekit("info", "--validate", episode_file)
+    assert done.returncode == 65 and b"Traceback" not in done.stderr, done.stderr.decode()

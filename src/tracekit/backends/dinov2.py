@@ -6,11 +6,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tracekit.backends.devices import torch_device
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.errors import BadDataError, UnavailableError
 
@@ -20,6 +22,13 @@ PATCHES_ACROSS = 37
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 # For a bare file of weights: its width gives the architecture.
 ARCHITECTURE = {384: "vit_small", 768: "vit_base", 1024: "vit_large", 1536: "vit_giant"}
+
+
+MODEL_ARGUMENTS = {
+    *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "init_values"),
+    *("class_token", "reg_tokens", "no_embed_class", "global_pool", "mlp_layer", "act_layer", "dynamic_img_size", "num_classes"),
+}
+"""What "model_args" of a configuration may say: the shape of the network."""
 
 
 class DinoV2:
@@ -32,14 +41,9 @@ class DinoV2:
     name: ClassVar[str] = "dinov2"
 
     def __init__(self, setup: BackendSetup) -> None:
-        import torch
-
         if reason := self.missing(setup):
             raise UnavailableError(f"features backend dinov2 cannot run here: {reason}")
-        try:
-            self.device = torch.device(setup.device)
-        except RuntimeError as error:
-            raise UnavailableError(f"there is no device {setup.device!r}: {error}") from error
+        self.device = torch_device(setup.device)
         self.weights = _local_weights(setup.weights) or _download(setup.weights)
         self.model = _load(self.weights).to(self.device)
 
@@ -169,7 +173,10 @@ def _read(weights: Path) -> dict[str, Any]:
         import torch
 
         # Never a full unpickling: a file of weights must not be able to run code.
-        return torch.load(weights, map_location="cpu", weights_only=True)
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise ValueError("it holds something else than named tensors")
+        return state
     except Exception as error:
         raise BadDataError(f"{weights}: not a readable file of weights: {error}", hint="fetch it again; .safetensors is best") from error
 
@@ -177,7 +184,13 @@ def _read(weights: Path) -> dict[str, Any]:
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return config["architecture"], dict(config.get("model_args") or {})
+        architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
+        # The folder is somebody's: nothing in it may name another file or a place in the network for timm to open.
+        if not re.fullmatch(r"\w+(\.\w+)?", architecture):
+            raise ValueError(f"{architecture!r} is no name of a timm architecture")
+        if foreign := set(arguments) - MODEL_ARGUMENTS:
+            raise ValueError(f"model_args must not hold {', '.join(sorted(foreign))}")
+        return architecture, arguments
     except (ValueError, KeyError, TypeError) as error:
         raise BadDataError(f"{path}: not a timm configuration: {error}", hint='it must hold {"architecture": ...}') from error
 

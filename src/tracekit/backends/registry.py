@@ -54,6 +54,11 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         return backend(setup)
     for candidate in candidates or names(kind):
         backend = load(kind, candidate)
+        if setup.weights and not backend.missing(setup) and not backend(setup).weights_sha256():
+            reasons = [
+                f"{other}: {load(kind, other).missing(setup)}" for other in candidates or names(kind) if load(kind, other).missing(setup)
+            ]
+            raise UnavailableError(f"no {kind} backend can run with the weights {setup.weights}", hint="; ".join(reasons))
         if backend.missing(setup) is None:
             papers = PAPERS_CHOICE[kind]
             report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))

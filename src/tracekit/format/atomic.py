@@ -36,6 +36,10 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
         os.fsync(descriptor)
         _publish(temporary, target, force)
         _sync_folder(target.parent)
+    except OSError as error:
+        if is_storage_failure(error):
+            raise storage_error(error, f"the folder {target.parent}") from error
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -52,8 +56,18 @@ def check_can_create(target: Path, *, force: bool) -> None:
     if not folder.is_dir():
         raise CannotCreateError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
     temporary, descriptor = _create_sibling(target)  # permissions alone do not tell: network and read-only file systems
+    temporary.unlink(missing_ok=True)
     os.close(descriptor)
-    temporary.unlink()
+
+
+_STORAGE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+
+
+def is_storage_failure(error: BaseException) -> bool:
+    """Whether the disk failed. HDF5 reports that as OSError or RuntimeError with "errno = " in the text."""
+    if not isinstance(error, (OSError, RuntimeError)):
+        return False
+    return (getattr(error, "errno", None) or _errno_in_message(str(error))) in _STORAGE_FAILURES
 
 
 def storage_error(error: OSError, where: str) -> StorageError:
@@ -82,13 +96,27 @@ def _create_sibling(target: Path) -> tuple[Path, int]:
         except FileExistsError:
             continue
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
-                raise CannotCreateError(f"the folder {target.parent} is not writable: {error.strerror}") from None
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR):
+                raise CannotCreateError(f"cannot create a file in {target.parent}: {error.strerror}") from None
             raise storage_error(error, f"cannot create a file in {target.parent}") from None
-        with contextlib.suppress(OSError):  # a file system without locks: the sweep then goes by age
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process is just sweeping it
+            os.close(descriptor)
+            continue
+        except OSError:
+            pass  # a file system without locks: the sweep then goes by age
+        if not _is_still_there(temporary, descriptor):  # swept between the two calls
+            os.close(descriptor)
+            continue
         return temporary, descriptor
     raise CannotCreateError(f"cannot find a free temporary name beside {target}")
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
+    return False
 
 
 def _publish(temporary: Path, target: Path, force: bool) -> None:
@@ -121,7 +149,8 @@ def sweep(folder: Path) -> None:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if _is_still_there(path, descriptor):  # else its writer has just finished, and the name may be another's by now
+                    path.unlink()
             except BlockingIOError:
                 pass  # its writer is alive
             except OSError:

@@ -22,6 +22,8 @@ _SUPERBLOCK_BYTES = 64
 # zlib cannot expand by more than 1032; a chunked dataset that claims more than that is lying about its size.
 _MAX_EXPANSION = 1100
 _MAX_OBJECTS = 20_000
+_MAX_DEPTH = 32
+_MAX_TEXT_EXPANSION = 16
 _KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf", 32001: "blosc", 32026: "blosc2"}
 
 
@@ -57,8 +59,8 @@ def open_checked(path: str, name: str) -> h5py.File:
         raise MissingInputError(f"{name} does not exist") from None
     except IsADirectoryError:
         raise BadDataError(f"{name} is a folder, not an HDF5 file") from None
-    except PermissionError:
-        raise MissingInputError(f"{name} cannot be read: permission denied") from None
+    except OSError as error:
+        raise MissingInputError(f"{name} cannot be read: {error.strerror}") from None
     check_is_whole(head, num_bytes, name)
     try:
         file = h5py.File(path, "r")
@@ -91,9 +93,28 @@ def read_dataset(dataset: h5py.Dataset, selection: object = ()) -> np.ndarray:
         raise BadDataError(f"{path} in {Path(dataset.file.filename).name} cannot be read: {reason}") from None
 
 
+def read_text(dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset of texts as an array of bytes objects.
+
+    Texts of variable length lie in a heap where many entries, or a fill value, may name the same one: they are read by parts,
+    and refused when they grow out of all proportion to the file.
+    """
+    if not dataset.id.get_type().is_variable_str():
+        return read_dataset(dataset)
+    limit = _MAX_TEXT_EXPANSION * dataset.file.id.get_filesize() + (1 << 20)
+    result = np.empty(dataset.shape, dtype=object)
+    total = 0
+    for index in np.ndindex(dataset.shape):
+        result[index] = read_dataset(dataset, index)
+        total += len(result[index])
+        if total > limit:
+            raise BadDataError(f"{(dataset.name or '').lstrip('/')} unpacks to more than {limit:,} bytes of text: refused")
+    return result
+
+
 def _check_objects(file: h5py.File, name: str, num_bytes: int) -> None:
     """Walk every link without following any that leaves the file, and look at every dataset's header."""
-    seen: set[object] = set()
+    seen: set[object] = {h5py.h5g.get_objinfo(file["/"].id).objno}
     todo: list[tuple[str, h5py.h5g.GroupID]] = [("", file["/"].id)]
     while todo:
         prefix, group = todo.pop()
@@ -105,8 +126,10 @@ def _check_objects(file: h5py.File, name: str, num_bytes: int) -> None:
             info = h5py.h5g.get_objinfo(group, link)
             address = info.objno
             if address in seen:
-                continue
+                raise BadDataError(f"{path} in {name} is another name of an object that has one already (a hard link)")
             seen.add(address)
+            if path.count("/") > _MAX_DEPTH:
+                raise BadDataError(f"{name} nests groups more than {_MAX_DEPTH} deep")
             if len(seen) > _MAX_OBJECTS:
                 raise BadDataError(f"{name} holds more than {_MAX_OBJECTS} objects")
             obj = h5py.h5o.open(group, link)
@@ -152,6 +175,8 @@ def _check_type(kind: h5py.h5t.TypeID, path: str, name: str) -> None:
     known = (h5py.h5t.TypeIntegerID, h5py.h5t.TypeFloatID, h5py.h5t.TypeStringID, h5py.h5t.TypeEnumID)
     if not isinstance(kind, known):
         raise BadDataError(f"{path} in {name} holds neither numbers nor text")
+    if not isinstance(kind, h5py.h5t.TypeStringID) and kind.get_size() not in (1, 2, 4, 8):
+        raise BadDataError(f"{path} in {name} holds numbers of {kind.get_size()} bytes")
 
 
 def _locked(name: str) -> ResumableError:

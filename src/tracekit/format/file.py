@@ -25,8 +25,8 @@ import numpy as np
 
 from tracekit.errors import BadDataError
 from tracekit.format import provenance, streams, validation
-from tracekit.format.atomic import check_can_create, new_file, storage_error
-from tracekit.format.container import open_checked, read_dataset
+from tracekit.format.atomic import check_can_create, is_storage_failure, new_file, storage_error
+from tracekit.format.container import open_checked, read_dataset, read_text
 from tracekit.format.schema import KINDS, Entry, FileKind
 from tracekit.records import Episode, Frames, Spec
 
@@ -58,9 +58,7 @@ class DatasetFrames:
     def __init__(self, dataset: h5py.Dataset, spec: Spec) -> None:
         self._dataset = dataset
         self._is_depth = spec.dtype == "depth"
-        self._scale = (
-            float(dataset.attrs.get("metres_per_unit", _MILLIMETRE if dataset.dtype.kind == "u" else 1.0)) if self._is_depth else 1.0
-        )
+        self._scale = _metres_per_unit(dataset) if self._is_depth else 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,6 +75,15 @@ class DatasetFrames:
         if self._scale != 1.0:
             depth *= np.float32(self._scale)
         return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def _metres_per_unit(dataset: h5py.Dataset) -> float:
+    value = dataset.attrs.get("metres_per_unit", _MILLIMETRE if dataset.dtype.kind == "u" else 1.0)
+    if np.shape(value) != () or not np.issubdtype(np.asarray(value).dtype, np.number) or not 0 < float(value) < np.inf:
+        raise BadDataError(
+            f"attribute metres_per_unit of {(dataset.name or '').lstrip('/')} is {value!r}, but a positive number is expected"
+        )
+    return float(value)
 
 
 class RecordFile:
@@ -183,7 +190,7 @@ class RecordFile:
         if entry.spec.is_frames:
             return DatasetFrames(dataset, entry.spec)
         if entry.spec.dtype == "str":
-            return _decode_text(read_dataset(dataset), entry.path)
+            return _decode_text(read_text(dataset), entry.path)
         values = read_dataset(dataset).astype(np.dtype(entry.spec.dtype), copy=False)
         validation.check_values(entry.path, entry.spec, values, self._axes)
         return values
@@ -227,7 +234,7 @@ def _check_kind(file: h5py.File, wanted: FileKind | None, name: str) -> FileKind
         raise BadDataError(f"{name} is of format {found}, but {expected} is expected")
     kind = KINDS[found]
     version = file.attrs.get("format_version")
-    if version is None or not np.issubdtype(np.asarray(version).dtype, np.integer):
+    if version is None or np.shape(version) != () or not np.issubdtype(np.asarray(version).dtype, np.integer):
         raise BadDataError(f"{name} has no format_version")
     if int(version) > kind.version:
         raise BadDataError(
@@ -243,6 +250,7 @@ class RecordWriter:
     def __init__(self, file: h5py.File, kind: FileKind, dropped: list[str]) -> None:
         self._file = file
         self._kind = kind
+        self.sinks: list[DepthSink] = []
         self.dropped = dropped
         """Groups of the base that were left behind: they were computed from what is now written anew."""
 
@@ -268,7 +276,13 @@ class RecordWriter:
     def depth_sink(self, group: str, num_frames: int, *, metric: bool) -> DepthSink:
         """Where a stage puts the depth of group/depth block by block, before or after `put`."""
         entry = next(entry for entry in self._kind.group(group).entries() if entry.field == "depth")
-        return DepthSink(self._file, entry, num_frames, metric)
+        self.sinks.append(DepthSink(self._file, entry, num_frames, metric))
+        return self.sinks[-1]
+
+    @property
+    def num_too_far(self) -> int:
+        """Depth pixels that could not be kept, over all depth written."""
+        return sum(sink.num_too_far for sink in self.sinks)
 
     def set_clip_id(self, clip_id: str) -> None:
         self._file.attrs["clip_id"] = clip_id
@@ -302,6 +316,7 @@ class RecordWriter:
             for start in range(0, len(frames), _BLOCK_FRAMES):
                 sink(start, frames[start : start + _BLOCK_FRAMES])
             sink.finish(frames.shape[1:])
+            self.sinks.append(sink)
             return
         shape = tuple(frames.shape)
         dataset = _create(self._file, entry, shape, np.dtype(entry.spec.dtype), (1, *shape[1:]))
@@ -319,7 +334,7 @@ class DepthSink:
         self._metric = metric
         self._dataset: h5py.Dataset | None = None
         self.num_too_far = 0
-        """Pixels farther than 65.535 m, which millimetres in 16 bits cannot hold: written as unknown."""
+        """Pixels beyond what 16 bits hold (65.535 m; 65,504 where relative): written as unknown."""
 
     def __call__(self, start: int, depth: np.ndarray) -> None:
         dataset = self._open(depth.shape[1:])
@@ -329,7 +344,9 @@ class DepthSink:
             self.num_too_far += int(too_far.sum())
             dataset[start : start + len(depth)] = np.where(too_far, 0, millimetres).astype(np.uint16)
         else:
-            dataset[start : start + len(depth)] = depth.astype(np.float16)
+            too_far = depth > np.finfo(np.float16).max
+            self.num_too_far += int(too_far.sum())
+            dataset[start : start + len(depth)] = np.where(too_far, 0, depth).astype(np.float16)
 
     @property
     def was_called(self) -> bool:
@@ -399,30 +416,21 @@ def _hdf5_file(path: str, mode: str) -> Iterator[h5py.File]:
         yield file
         file.close()
     except BaseException as error:
-        if _is_storage_failure(error):
+        if is_storage_failure(error):
             _abandoned.append(file)
         else:
             file.close()
         raise
 
 
-def _is_storage_failure(error: BaseException) -> bool:
-    """HDF5 reports the operating system's errors as OSError or RuntimeError with "errno = " in the text."""
-    return isinstance(error, (OSError, RuntimeError)) and "errno = " in str(error)
-
-
 @contextlib.contextmanager
 def _storage_errors(where: str) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise storage_error(error, where) from error
-    except RuntimeError as error:
-        if not _is_storage_failure(error):
+    except (OSError, RuntimeError) as error:
+        if not is_storage_failure(error):
             raise
-        raise storage_error(OSError(str(error)), where) from error
+        raise storage_error(OSError(getattr(error, "errno", None) or 0, str(error)), where) from error
 
 
 def _carry_along(source: h5py.Group, target: h5py.Group, *, without: set[str]) -> None:
@@ -517,4 +525,4 @@ def read_text_column(path: str, dataset: str) -> list[str]:
         found = file.get(dataset)
         if not isinstance(found, h5py.Dataset) or h5py.check_string_dtype(found.dtype) is None or found.ndim != 1:
             raise BadDataError(f"{path} has no one-dimensional text dataset {dataset!r}", hint="name one with --column")
-        return _decode_text(read_dataset(found), dataset)
+        return _decode_text(read_text(found), dataset)

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from tracekit.errors import BadDataError
+from tracekit.errors import BadDataError, ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ MEANING = {
 def append(file: h5py.File, step: Step) -> None:
     """Add `step` as /provenance/<n>."""
     parent = file.require_group("provenance")
-    group = parent.create_group(f"{len(parent):04d}")
+    number = max((int(name) for name in parent if name.isdecimal()), default=-1) + 1
+    group = parent.create_group(f"{number:04d}")
     for name, value in dataclasses.asdict(dataclasses.replace(step, time=_now())).items():
         group.attrs[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
 
@@ -60,6 +61,8 @@ def read(file: h5py.File) -> list[Step]:
     """All steps, oldest first."""
     if "provenance" not in file:
         return []
+    if not isinstance(file["provenance"], h5py.Group):
+        raise BadDataError("provenance is a dataset, but a group is expected")
     steps = []
     for name in sorted(file["provenance"]):
         attributes = file["provenance"][name].attrs
@@ -76,6 +79,8 @@ _JSON_FIELDS = {"argv", "parameters", "inputs", "counts", "notes"}
 
 
 def _now() -> str:
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not epoch.isdecimal():
+        raise ConfigurationError(f"SOURCE_DATE_EPOCH is {epoch!r}", hint="seconds since 1970 are expected")
     moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

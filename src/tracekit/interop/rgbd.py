@@ -17,12 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tracekit.errors import BadDataError, MissingInputError
+from tracekit.errors import BadDataError, MissingInputError, UsageError
 from tracekit.geometry import se3
 from tracekit.records import Frames
 from tracekit.report import Report
 
-_SUFFIXES = {".png", ".tif", ".tiff", ".exr", ".npy"}
+_SUFFIXES = {".png", ".tif", ".tiff", ".npy"}
 
 
 class DepthImages:
@@ -63,13 +63,20 @@ class DepthImages:
 
     @staticmethod
     def _load(path: Path) -> np.ndarray:
-        packed = None if path.suffix == ".npy" else np.frombuffer(path.read_bytes(), np.uint8)  # imread cannot open every Unicode path
-        depth = _load_npy(path) if packed is None else cv2.imdecode(packed, cv2.IMREAD_UNCHANGED)
-        if depth is None:
-            raise BadDataError(f"{path} is not an image that can be read")
-        if depth.ndim != 2:
+        depth = _load_npy(path) if path.suffix == ".npy" else _decode_image(path)
+        if depth.ndim == 3:
             raise BadDataError(f"{path} has {depth.shape[2]} channels, but a depth image has one", hint="colour-coded depth cannot be used")
+        if depth.ndim != 2 or depth.dtype.kind not in "uif" or depth.size == 0:
+            raise BadDataError(f"{path} holds {depth.dtype} of shape {depth.shape}, but a picture of numbers is expected")
         return depth
+
+
+def _decode_image(path: Path) -> np.ndarray:
+    packed = np.frombuffer(path.read_bytes(), np.uint8)  # imread cannot open every Unicode path
+    depth = cv2.imdecode(packed, cv2.IMREAD_UNCHANGED) if packed.size else None
+    if depth is None:
+        raise BadDataError(f"{path} is not an image that can be read")
+    return depth
 
 
 def match_depth(images: Sequence[Path], folder: Path, *, metres_per_unit: float, allow_missing: bool, report: Report) -> Frames:
@@ -102,10 +109,12 @@ def match_depth(images: Sequence[Path], folder: Path, *, metres_per_unit: float,
 def read_intrinsics(text: str | None, folder: Path) -> np.ndarray:
     """K (3, 3) float64 from "fx,fy,cx,cy", from a file, or from the folder's own intrinsics file."""
     if text and re.fullmatch(r"[-+.\deE,\s]+", text):
-        numbers = [float(number) for number in text.split(",")]
-        if len(numbers) != 4:
-            raise BadDataError(f"--intrinsics is {text!r}", hint="give fx,fy,cx,cy in pixels of the colour images")
-        return _pinhole(*numbers)
+        try:
+            numbers = [float(number) for number in text.split(",")]
+            fx, fy, cx, cy = numbers
+        except ValueError:
+            raise UsageError(f"--intrinsics is {text!r}", hint="give fx,fy,cx,cy in pixels of the colour images") from None
+        return _checked(_pinhole(fx, fy, cx, cy), "--intrinsics")
     candidates = [Path(text)] if text else [folder / f"intrinsics{suffix}" for suffix in (".txt", ".npy", ".json")]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
@@ -118,8 +127,12 @@ def read_intrinsics(text: str | None, folder: Path) -> np.ndarray:
     else:
         matrix = _numbers(path)
         matrix = _pinhole(*matrix.ravel()) if matrix.size == 4 else matrix
+    return _checked(matrix, str(path))
+
+
+def _checked(matrix: np.ndarray, name: str) -> np.ndarray:
     if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
-        raise BadDataError(f"{path} is no pinhole matrix: 3 x 3 with positive focal lengths is expected")
+        raise BadDataError(f"{name} is no pinhole matrix: 3 x 3 with positive focal lengths is expected")
     return matrix
 
 
