@@ -35,7 +35,8 @@ from tracekit.errors import (
     UsageError,
 )
 from tracekit.format.atomic import check_can_create, new_file, sweep
-from tracekit.format.file import open_records
+from tracekit.format.container import is_hdf5
+from tracekit.format.file import open_records, read_text_column
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.stage import Choice, Stage
@@ -144,10 +145,8 @@ def read_manifest(path: str, column: str) -> list[str]:
     if not os.path.isfile(path):
         raise MissingInputError(f"the manifest {path} does not exist")
     folder = Path(path).parent
-    with open(path, "rb") as stream:
-        is_hdf5 = stream.read(8) == b"\x89HDF\r\n\x1a\n"
-    if is_hdf5:
-        listed = _hdf5_column(path, column)
+    if is_hdf5(path):
+        listed = read_text_column(path, column)
     else:
         try:
             text = Path(path).read_text("utf-8-sig")
@@ -163,12 +162,6 @@ def read_manifest(path: str, column: str) -> list[str]:
         else:
             listed = text.splitlines()
     return [str(folder / line.strip()) for line in listed if line and line.strip()]
-
-
-def _hdf5_column(path: str, column: str) -> list[str]:
-    from tracekit.format.file import read_text_column
-
-    return read_text_column(path, column)
 
 
 def take_shard(items: list[Item], shard: str | None, folder: Path, *, dry_run: bool = False) -> list[Item]:

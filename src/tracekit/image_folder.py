@@ -29,7 +29,7 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     images = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()]
     if not images:
         raise BadDataError(f"there is no image in {folder}", hint=_what_it_may_be(folder))
-    return sorted(images, key=_natural)
+    return sorted(images, key=natural_order)
 
 
 def _what_it_may_be(folder: Path) -> str:
@@ -41,7 +41,8 @@ def _what_it_may_be(folder: Path) -> str:
     return f"images end in {', '.join(SUFFIXES)}"
 
 
-def _natural(path: Path) -> tuple:
+def natural_order(path: Path) -> tuple:
+    """Sort key of file names in which frame2 comes before frame10."""
     pieces = re.split(r"([0-9]+)", path.name)
     # Odd pieces are numbers; the name itself decides between 01 and 1.
     return tuple(int(piece) if place % 2 else piece for place, piece in enumerate(pieces)), path.name

@@ -22,6 +22,7 @@ from tracekit.backends import registry
 from tracekit.backends.protocols import BackendSetup
 from tracekit.console import ConsoleReport
 from tracekit.errors import MissingInputError, PipeClosedError, UsageError
+from tracekit.format.container import is_hdf5
 from tracekit.format.file import DepthSink, RecordFile, RecordWriter, Target, open_records, write_records
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
@@ -150,7 +151,7 @@ class Stage:
         refuse_inputs(output, [source, choice.video.video, getattr(choice.parameters, "sensor", None)])
         target.check()
         with contextlib.ExitStack() as stack:
-            is_episode = not self.starts_chain or source == "-" or _is_hdf5(source)
+            is_episode = not self.starts_chain or source == "-" or is_hdf5(source)
             episode = stack.enter_context(open_records(source, EPISODE)) if is_episode else None
             if episode is not None:
                 for group in self.reads:
@@ -300,16 +301,6 @@ def open_clip_frames(clip: Clip, source: str, video_path: str | None = None) -> 
     if video_path:
         clip = dataclasses.replace(clip, uri=os.path.abspath(video_path))
     return open_frames(clip, search=[Path(source).parent if source != "-" else Path()])
-
-
-def _is_hdf5(path: str) -> bool:
-    if not os.path.isfile(path):
-        return False
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError as error:
-        raise MissingInputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def refuse_inputs(output: Path | None, inputs: Sequence[str | None]) -> None:

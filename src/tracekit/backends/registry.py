@@ -52,18 +52,21 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         if reason := backend.missing(setup):
             raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
         return backend(setup)
+    reasons = []
     for candidate in candidates or names(kind):
         backend = load(kind, candidate)
-        if setup.weights and not backend.missing(setup) and not backend(setup).weights_sha256():
-            reasons = [
-                f"{other}: {load(kind, other).missing(setup)}" for other in candidates or names(kind) if load(kind, other).missing(setup)
-            ]
-            raise UnavailableError(f"no {kind} backend can run with the weights {setup.weights}", hint="; ".join(reasons))
-        if backend.missing(setup) is None:
-            papers = PAPERS_CHOICE[kind]
-            report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))
-            return backend(setup)
-    raise UnavailableError(f"no {kind} backend can run here", hint=f"known: {', '.join(names(kind))}")
+        if reason := backend.missing(setup):
+            reasons.append(f"{candidate}: {reason}")
+            continue
+        ready = backend(setup)
+        if setup.weights and not ready.weights_sha256():  # it would pass over the weights in silence
+            reasons.append(f"{candidate}: it has no weights")
+            continue
+        papers = PAPERS_CHOICE[kind]
+        report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))
+        return ready
+    wanted = f" with the weights {setup.weights}" if setup.weights else ""
+    raise UnavailableError(f"no {kind} backend can run here{wanted}", hint="; ".join(reasons))
 
 
 def _added(kind: str) -> dict[str, Any]:

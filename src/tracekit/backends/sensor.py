@@ -48,7 +48,7 @@ class SensorBackend:
         if self._camera is None:
             raise MissingInputError(
                 "the sensor backend needs the camera's calibration, and this clip has none",
-                hint="give --intrinsics, or choose another --backend",
+                hint="`tracekit import rgbd --intrinsics` brings it in; or choose another --backend",
             )
         if self._camera.world_from_camera is None:
             poses, confidence = self._follow(frames, depth, self._camera.intrinsics)

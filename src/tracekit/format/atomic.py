@@ -28,7 +28,7 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
     False. The temporary is held under a lock, so writers must open it without locking of their own (h5py: locking=False).
     """
     target = Path(target)
-    check_can_create(target, force=force)
+    _check_target(target, force)
     sweep(target.parent)
     temporary, descriptor = _create_sibling(target)
     try:
@@ -48,6 +48,13 @@ def new_file(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_can_create(target: Path, *, force: bool) -> None:
     """Raise CannotCreateError if `target` must not or cannot be written. Nothing is left behind."""
+    _check_target(target, force)
+    temporary, descriptor = _create_sibling(target)  # permissions alone do not tell: network and read-only file systems
+    temporary.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _check_target(target: Path, force: bool) -> None:
     folder = target.parent
     if target.is_dir():
         raise CannotCreateError(f"{target} is a folder", hint="name a file, or use -d for a folder of outputs")
@@ -55,9 +62,6 @@ def check_can_create(target: Path, *, force: bool) -> None:
         raise CannotCreateError(f"{target} exists", hint="use --force to replace it, or another -o")
     if not folder.is_dir():
         raise CannotCreateError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    temporary, descriptor = _create_sibling(target)  # permissions alone do not tell: network and read-only file systems
-    temporary.unlink(missing_ok=True)
-    os.close(descriptor)
 
 
 _STORAGE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}

@@ -27,6 +27,17 @@ _MAX_TEXT_EXPANSION = 16
 _KNOWN_FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf", 32001: "blosc", 32026: "blosc2"}
 
 
+def is_hdf5(path: str) -> bool:
+    """Whether a file begins as HDF5 does; False for a folder. Raises MissingInputError when the file cannot be read."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(SIGNATURE)) == SIGNATURE
+    except OSError as error:
+        raise MissingInputError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def check_is_whole(head: bytes, num_bytes: int, name: str) -> None:
     """Raise BadDataError unless `num_bytes` is exactly what the superblock in `head` (the first 64 bytes) promises."""
     if num_bytes == 0:

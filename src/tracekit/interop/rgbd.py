@@ -19,6 +19,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError, MissingInputError, UsageError
 from tracekit.geometry import se3
+from tracekit.image_folder import natural_order
 from tracekit.records import Frames
 from tracekit.report import Report
 
@@ -94,7 +95,7 @@ def match_depth(images: Sequence[Path], folder: Path, *, metres_per_unit: float,
         if len(found) != len(images):
             raise BadDataError(f"{folder} has {len(found)} depth images for {len(images)} colour images, and their names do not agree")
         report.note("depth and colour images have other names: matched in order")
-        in_order = sorted(found.values(), key=lambda path: _natural(path.stem))
+        in_order = sorted(found.values(), key=natural_order)
         return DepthImages(in_order, metres_per_unit, report)
     missing = [image.name for image in images if image.stem not in found]
     if missing and not allow_missing:
@@ -186,8 +187,3 @@ def _load_npy(path: Path) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise BadDataError(f"{path} is not a NumPy array: {error}") from None
-
-
-def _natural(name: str) -> list[Any]:
-    """Sort key in which frame2 comes before frame10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
