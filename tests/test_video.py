@@ -412,7 +412,11 @@ def test_truncated_video_is_refused_or_counted(name, tmp_path, capfd):
 
 def test_truncated_mpeg_ts_is_refused_or_counted(tmp_path):
     # A transport stream promises nothing; but its last picture is cut in the middle.
-    path = truncated(encode(tmp_path / "v.ts", options=X264 | {"crf": "1"}), 0.6)
+    path = encode(tmp_path / "v.ts", options=X264 | {"crf": "1"})
+    with av.open(str(path)) as container:
+        starts = sorted(packet.pos for packet in container.demux(video=0) if packet.pos is not None)
+    # The encoder's threads change the sizes from run to run: a fixed share of the bytes may end where a picture does.
+    path.write_bytes(path.read_bytes()[: (starts[30] + starts[31]) // 2])
     with pytest.raises(BadDataError, match="could be decoded"):
         video.open_clip(path)
     clip, frames = video.open_clip(path, allow_partial=True)
