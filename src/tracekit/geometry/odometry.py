@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from tracekit.geometry import cameras, se3
+from tracekit.geometry.dense_alignment import Surface, View, agreement, align, learn_trust, surface_of, view_of
 
 WORKING_SIDE = 640
 """Frames are reduced to this many pixels on the longer side: corners are located to a tenth of a pixel, which is enough."""
@@ -36,6 +37,16 @@ MIN_INLIERS = 12
 MIN_OVERLAP = 0.6
 MIN_AGREEMENT = 0.5
 """A keyframe is given up when less of it is in view, or less of what is in view agrees (both counted by trust)."""
+MIN_SURFACE_AGREEMENT = 0.4
+"""Share of the surface in view that must lie where, and look as, a motion says, for the motion to be believed."""
+MIN_SURFACE_OVERLAP = 0.4
+"""Share of a reference's surface, by trust, that must be seen where the pose puts it, or another frame becomes the reference."""
+AT_REST = 0.95
+"""Share of the surface that bears out a camera at rest without a look at other motions."""
+CONVINCING = 0.85
+"""Share from which no other motion is looked for."""
+BETTER = 0.02
+"""Share of the surface by which one motion must explain more than another to be preferred."""
 TRUST_RATE = 0.2
 """How fast a point gains or loses its say: in about five frames."""
 LEAST_TRUST = 0.02
@@ -78,6 +89,14 @@ class _Keyframe:
 
 
 @dataclass(frozen=True)
+class _Reference:
+    """The frame whose whole surface later ones are aligned with."""
+
+    surface: Surface
+    world_from_camera: np.ndarray
+
+
+@dataclass(frozen=True)
 class _Match:
     """Points of a keyframe found in a frame, and the motion they agree on."""
 
@@ -116,32 +135,97 @@ class Odometry:
         self._certainty = 1.0
         self._pose = np.eye(4)
         self._previous_pose = np.eye(4)
+        self._reference: _Reference | None = None
 
     def track(self, frame: np.ndarray, depth: np.ndarray | None = None) -> CameraEstimate:
         """The camera of the next frame (H, W, 3) uint8 RGB with depth (h, w), 0 where unknown (None with `rotation_only`)."""
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         if grey.shape[::-1] != self._size:
             grey = cv2.resize(grey, self._size, interpolation=cv2.INTER_AREA)
+        view = None if self._rotation_only or depth is None else view_of(grey, depth, self._intrinsics)
         if not self._keyframes:
             self._keyframes.append(self._keyframe(grey, depth))
+            self._refer_to(view)
             return CameraEstimate(self._pose, 1.0)
 
         keyframe = self._keyframes[-1]
         match = self._match(keyframe, grey, depth)
         if match is None:
-            return self._hold(grey, depth)
+            return self._without_corners(grey, depth, view)
 
         self._lost = 0
-        self._resting = match.resting
-        pose = keyframe.world_from_camera if match.resting else keyframe.world_from_camera @ se3.inverse(match.camera_from_keyframe)
+        self._resting = match.resting and not self._moves_after_all(keyframe.world_from_camera, view)
+        pose = keyframe.world_from_camera
+        if not self._resting:
+            pose = self._refined(pose @ se3.inverse(match.camera_from_keyframe), view)
         self._previous_pose, self._pose = self._pose, pose
         confidence = self._certainty * float(keyframe.trust[match.agrees].sum() / keyframe.trust[match.followed].sum())
         keyframe.trust[match.followed] += TRUST_RATE * (match.agrees[match.followed] - keyframe.trust[match.followed])
         if self._view_has_changed(match, keyframe):
             self._change_keyframe(grey, depth, match)
+        if view is not None:
+            self._update_reference(view)
         return CameraEstimate(pose, confidence)
 
-    def _hold(self, grey: np.ndarray, depth: np.ndarray | None) -> CameraEstimate:
+    # The whole surface
+
+    def _refer_to(self, view: View | None) -> None:
+        if view is not None:
+            self._reference = _Reference(surface_of(view), self._pose)
+
+    def _aligned(self, pose: np.ndarray, view: View) -> tuple[np.ndarray, float]:
+        """The pose near this one that puts the reference's surface where the view shows it, and the share of it that agrees."""
+        assert self._reference is not None
+        motion, agreement = align(self._reference.surface, view, se3.inverse(pose) @ self._reference.world_from_camera)
+        return self._reference.world_from_camera @ se3.inverse(motion), agreement
+
+    def _update_reference(self, view: View) -> None:
+        """What of the reference's surface agrees with the pose that was found; and this frame in its place when little of it is seen."""
+        assert self._reference is not None
+        surface = self._reference.surface
+        trust, share = learn_trust(surface, view, se3.inverse(self._pose) @ self._reference.world_from_camera)
+        if share < MIN_SURFACE_OVERLAP:
+            self._reference = _Reference(surface_of(view, trust), self._pose)
+
+    def _moves_after_all(self, pose: np.ndarray, view: View | None) -> bool:
+        """Whether the surface contradicts corners that say that the camera rests: they may all lie on something that goes along with it."""
+        if view is None or self._reference is None:
+            return False
+        at_rest = agreement(self._reference.surface, view, se3.inverse(pose) @ self._reference.world_from_camera)
+        return at_rest < AT_REST and self._aligned(pose, view)[1] > at_rest + BETTER
+
+    def _refined(self, pose: np.ndarray, view: View | None) -> np.ndarray:
+        """The pose that corners have found, after the whole picture has had its say.
+
+        Corners can lie mostly on something that moves, so the prediction and a camera that held still are tried first: what the
+        corners say must explain clearly more of the surface than these.
+        """
+        if view is None or self._reference is None:
+            return pose
+        best, best_share = pose, MIN_SURFACE_AGREEMENT
+        for guess in (self._predicted_pose(), self._pose, pose):
+            found, share = self._aligned(guess, view)
+            if share > best_share + BETTER:
+                best, best_share = found, share
+            if best_share > CONVINCING:
+                break
+        return best
+
+    def _without_corners(self, grey: np.ndarray, depth: np.ndarray | None, view: View | None) -> CameraEstimate:
+        """Too few corners were found again: surfaces may still tell where the camera went, if it went on as before."""
+        fresh = self._keyframe(grey, depth)
+        if fresh.is_usable and self._keyframes[-1].is_usable and view is not None and self._reference is not None and self._lost == 0:
+            pose, share = self._aligned(self._predicted_pose(), view)
+            if share >= MIN_SURFACE_AGREEMENT:
+                self._resting = False
+                self._previous_pose, self._pose = self._pose, pose
+                self._keyframes.append(self._keyframe(grey, depth))
+                del self._keyframes[:-MAX_KEYFRAMES]
+                self._update_reference(view)
+                return CameraEstimate(self._pose, self._certainty * share)
+        return self._hold(grey, depth, view)
+
+    def _hold(self, grey: np.ndarray, depth: np.ndarray | None, view: View | None) -> CameraEstimate:
         """Nothing is known of this frame. When that lasts, start afresh, and say by a lower confidence that the chain is broken."""
         self._previous_pose = self._pose
         self._lost += 1
@@ -153,6 +237,7 @@ class Odometry:
                 self._lost = 0
                 self._certainty *= 0.5 if begun else 1.0
                 self._keyframes.append(fresh)
+                self._refer_to(view)
         return CameraEstimate(self._pose, 0.0)
 
     # Keyframes
