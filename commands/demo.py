@@ -27,15 +27,19 @@ class DemoOptions:
     force: bool = parameter(False, "Replace files of an earlier demo.")
 
 
-def chain(clip: Path, sensor: Path, folder: Path) -> list[list[str]]:
+SAMPLE = "pick-place-v3_orbit_0_0"
+"""The bundled clip, as `tracekit simulate` names it: SAMPLE.mp4 and SAMPLE.truth.h5 (src/tracekit/samples/README.md says how it was made)."""
+
+
+def chain(clip: Path, truth: Path, folder: Path) -> list[list[str]]:
     """The commands of the demo, as a user would type them."""
     stages = [
-        ["keypoints", str(clip), "--sensor", str(sensor)],
+        ["keypoints", str(clip), "--sensor", str(truth), "--sensor-poses", "no"],
         ["reconstruct"],
         ["track"],
-        ["filter"],
+        ["filter", "--threshold-fraction", "0.05"],
         ["segment"],
-        ["caption", "--task", "open the drawer and put the block into it"],
+        ["caption"],
     ]
     result = []
     previous: list[str] = []
@@ -52,6 +56,7 @@ def chain(clip: Path, sensor: Path, folder: Path) -> list[list[str]]:
         ["view", episode, "--what", "before-after", "-o", str(folder / "before-after.png")],
         ["view", episode, "-o", str(folder / "traces.mp4")],
         ["info", "--validate", episode],
+        ["evaluate", "--extraction", episode, "--truth", str(truth)],
     ]
 
 
@@ -64,7 +69,8 @@ class DemoCommand:
             self.run,
             {"parameters": DemoOptions},
             sources=None,
-            about="Run the whole chain on a bundled clip: a gripper opens a drawer, filmed by a hand-held RGB-D camera.\n\nExample:  tracekit demo -d demo-output",
+            about="Run the whole chain on a bundled clip, a simulated arm filmed by an RGB-D camera that moves, and score it against the truth."
+            "\n\nExample:  tracekit demo -d demo-output",
         )
 
     def run(self, parameters: DemoOptions) -> None:
@@ -74,14 +80,17 @@ class DemoCommand:
         except OSError as error:
             raise CannotCreateError(f"cannot create the folder {folder}: {error.strerror}") from None
         with as_file(files("tracekit") / "samples") as samples:
-            clip = folder / "drawer.mp4"  # beside its episode files, so that these stay readable when the package moves
-            with new_file(clip, force=parameters.force) as temporary:
-                shutil.copyfile(samples / "drawer.mp4", temporary)
-            for arguments in chain(clip, samples / "drawer.sensor.h5", folder):
-                force = ["--force"] if parameters.force and "-o" in arguments else []
-                print(f"$ tracekit {shlex.join(arguments)}", flush=True)
-                if code := cli.run([*arguments, *force]):
-                    raise DemoError(f"tracekit {arguments[0]} failed", code)
+            for name in (
+                f"{SAMPLE}.mp4",
+                f"{SAMPLE}.truth.h5",
+            ):  # beside the episode files, so that these stay readable when the package moves
+                with new_file(folder / name, force=parameters.force) as temporary:
+                    shutil.copyfile(samples / name, temporary)
+        for arguments in chain(folder / f"{SAMPLE}.mp4", folder / f"{SAMPLE}.truth.h5", folder):
+            force = ["--force"] if parameters.force and "-o" in arguments else []
+            print(f"$ tracekit {shlex.join(arguments)}", flush=True)
+            if code := cli.run([*arguments, *force]):
+                raise DemoError(f"tracekit {arguments[0]} failed", code)
         show(folder)
 
 
@@ -96,7 +105,8 @@ class DemoError(TracekitError):
 def show(folder: Path) -> None:
     """List the files, and draw the traces into the terminal where it has colours."""
     meanings = {
-        "drawer.mp4": "the clip",
+        f"{SAMPLE}.mp4": "the clip",
+        f"{SAMPLE}.truth.h5": "measured depth, and the truth that the result is scored against",
         "6-caption.h5": "the episode: keypoints, cameras, depth, tracks, events, captions",
         "corpus.h5": "training rows for the world model",
         "keypoints.png": "entities and the points chosen on them",
@@ -111,7 +121,7 @@ def show(folder: Path) -> None:
     print(f"\nEverything lies in {folder.resolve()}:")
     for path in sorted(folder.iterdir()):
         about = meanings.get(path.name, f"the episode after `tracekit {path.stem.partition('-')[2]}`")
-        print(f"  {path.name:<18} {path.stat().st_size / 1000:8,.0f} kB   {about}")
+        print(f"  {path.name:<34} {path.stat().st_size / 1000:8,.0f} kB   {about}")
 
 
 def terminal_picture(picture: np.ndarray, columns: int) -> str:

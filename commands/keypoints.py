@@ -9,7 +9,7 @@ from tracekit import video
 from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints
 from tracekit.extract.recording import match_recording
 from tracekit.parameters import parameter
-from tracekit.records import DepthSensor
+from tracekit.records import CameraSensor, DepthSensor
 from tracekit.stage import Stage, Work
 
 
@@ -24,7 +24,7 @@ class Options(KeypointsParameters):
     allow_partial: bool = parameter(False, "Take what can be decoded of a damaged video, and record how much is missing.")
     embed_frames: bool = parameter(False, "Store the frames in the file, so that it needs no video beside it.")
     sensor: str | None = parameter(None, "Episode file with measured depth and cameras of the same frames (see tracekit import).")
-    sensor_poses: bool = parameter(True, "Take the poses of --sensor too, not only depth and intrinsics.")
+    sensor_poses: str = parameter("yes", "Take the poses of --sensor too, not only depth and intrinsics.", choices=("yes", "no"))
 
 
 def run(work: Work) -> None:
@@ -39,17 +39,28 @@ def run(work: Work) -> None:
             allow_partial=options.allow_partial,
             report=work.report,
         )
+        if options.sensor:  # whoever recorded it may have said what is done in it
+            clip = dataclasses.replace(clip, task=work.open_other(options.sensor).read("video").task)
         work.start_clip(clip, frames)
         work.put(dataclasses.replace(clip, frames=frames if options.embed_frames else None))
-    depth = bring_in_sensor(work, options) if options.sensor else work.read_or_none("depth_sensor")
+    if options.sensor:
+        depth, camera = bring_in_sensor(work, options)
+    else:
+        depth, camera = work.read_or_none("depth_sensor"), work.read_or_none("camera_sensor")
     work.put(
         select_keypoints(
-            work.frames(), work.backend(), options, seed=work.seed, report=work.report, sensor_depth=depth.depth if depth else None
+            work.frames(),
+            work.backend(),
+            options,
+            seed=work.seed,
+            report=work.report,
+            sensor_depth=depth.depth if depth else None,
+            camera_sensor=camera,
         )
     )
 
 
-def bring_in_sensor(work: Work, options: Options) -> DepthSensor:
+def bring_in_sensor(work: Work, options: Options) -> tuple[DepthSensor, CameraSensor]:
     """Copy measured depth and cameras from another episode file of the same video."""
     assert options.sensor
     other = work.open_other(options.sensor)
@@ -60,12 +71,12 @@ def bring_in_sensor(work: Work, options: Options) -> DepthSensor:
         other.read("depth_sensor"),
         other.read("camera_sensor"),
         work.clip,
-        with_poses=options.sensor_poses,
+        with_poses=options.sensor_poses == "yes",
         name=options.sensor,
     )
     work.put(depth)
     work.put(camera)
-    return depth
+    return depth, camera
 
 
 command = Stage(

@@ -9,39 +9,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tracekit.cli import EXIT_BUG, Terminated, find_stage
+from tracekit.cli import find_stage
 from tracekit.console import ConsoleReport
-from tracekit.errors import (
-    BadDataError,
-    CannotCreateError,
-    MissingInputError,
-    ResumableError,
-    StorageError,
-    TracekitError,
-    UsageError,
-)
-from tracekit.format.atomic import check_can_create, new_file, sweep
+from tracekit.errors import BadDataError, CannotCreateError, MissingInputError, UsageError
+from tracekit.format.atomic import new_file
 from tracekit.format.container import is_hdf5
 from tracekit.format.file import open_records, read_text_column
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
+from tracekit.report import Report
 from tracekit.stage import Choice, Stage
+from tracekit.workers import Crew, make_folder, raise_failures, work_through
 
-FAILURES = "failures.jsonl"
 _SHARDS = "shards.json"
 
 
@@ -54,24 +40,23 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one item ended."""
+class _OneSource:
+    """What a child process does with one source."""
 
-    item: Item
-    exit_code: int
-    message: str = ""
+    command: str
+    folder: str
+    choice: Choice
+    argv: list[str]
 
-
-class BatchError(TracekitError):
-    """Some items failed; the others are done."""
-
-    def __init__(self, message: str, exit_code: int, hint: str) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_code = exit_code
+    def __call__(self, item: Item, report: Report) -> None:
+        stage: Stage = find_stage(self.command)
+        # An output that is there was found damaged, or --force was given.
+        force = dataclasses.replace(self.choice, common=dataclasses.replace(self.choice.common, force=True))
+        stage.run_one(item.source, Path(self.folder) / f"{item.id}.h5", force, report, self.argv, item.id)
 
 
 def run(stage: Stage, sources: list[str], choice: Choice) -> None:
-    """Work through all sources of this shard. Raises BatchError at the end when some failed, ResumableError when stopped early."""
+    """Work through all sources of this shard. Raises SomeFailedError at the end when some failed, ResumableError when stopped early."""
     common = choice.common
     if common.output:
         raise UsageError("-o names one file, but there are several sources", hint="use -d DIR for one output per source")
@@ -81,8 +66,9 @@ def run(stage: Stage, sources: list[str], choice: Choice) -> None:
     items = name_items([*sources, *(read_manifest(common.manifest, common.column) if common.manifest else [])])
     mine = take_shard(items, common.shard, folder, dry_run=common.dry_run)
     report = ConsoleReport(stage.name, quiet=common.quiet, verbose=common.verbose)
+    crew = Crew(stage.name, folder, "sources", common.jobs, common.stall_timeout, quiet=common.quiet, verbose=common.verbose)
     if not common.dry_run:
-        _prepare(folder)
+        make_folder(folder)
     steps = {item: None if common.force else _step_of(folder / f"{item.id}.h5", stage) for item in mine}
     todo = [item for item, step in steps.items() if step is None]
     if len(todo) < len(mine):
@@ -97,27 +83,11 @@ def run(stage: Stage, sources: list[str], choice: Choice) -> None:
         for item in todo:
             stage.explain(item.source, folder / f"{item.id}.h5", choice)
         return
-    failures: list[Outcome] = []
-    num_done = 0
     try:
-        with _usr1_terminates():
-            for outcome in _work_through(stage, todo, folder, choice):
-                num_done += 1
-                if outcome.exit_code:
-                    failures.append(outcome)
-                    report.note(f"{outcome.item.id} failed: {outcome.message}")
-                _record(folder, stage.name, outcome)
-                report.progress(num_done, len(todo), "sources")
-    except Terminated:
-        raise ResumableError(f"stopped after {num_done} of {len(todo)} sources", hint="the same command goes on from here") from None
+        failures = work_through(_OneSource(stage.name, str(folder), choice, sys.argv[1:]), todo, crew, report)
     finally:
         report.finish()
-    if failures:
-        codes = {outcome.exit_code for outcome in failures}
-        code = codes.pop() if len(codes) == 1 else BadDataError.exit_code
-        raise BatchError(
-            f"{len(failures)} of {len(mine)} sources failed", code, f"they are listed in {folder / FAILURES}; the others are done"
-        )
+    raise_failures(failures, len(mine), crew)
 
 
 def name_items(sources: list[str]) -> list[Item]:
@@ -204,21 +174,13 @@ def _slurm_shard(shard: str, folder: Path, dry_run: bool) -> tuple[int, int]:
     if variable("SLURM_ARRAY_TASK_MAX") - first + 1 != count:
         raise UsageError("the array of this job has gaps, so its size does not tell N", hint="give --shard slurm/N")
     if not dry_run:
-        _prepare(folder)
+        make_folder(folder)
         with (
             contextlib.suppress(CannotCreateError),
             new_file(remembered) as temporary,
         ):  # another task of the array may be first: same content
             temporary.write_text(json.dumps({"first": first, "count": count}))
     return task - first, count
-
-
-def _prepare(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotCreateError(f"cannot create the folder {folder}: {error.strerror}") from None
-    check_can_create(folder / FAILURES, force=True)
 
 
 def _step_of(output: Path, stage: Stage) -> Step | None:
@@ -241,161 +203,3 @@ def _step_of(output: Path, stage: Stage) -> Step | None:
             f"{output} exists and was not made by tracekit {stage.name}", hint="use another -d, or --force to replace it"
         )
     return steps[-1]
-
-
-def _work_through(stage: Stage, items: list[Item], folder: Path, choice: Choice) -> Iterator[Outcome]:
-    """Outcomes in the order in which items finish. Workers are replaced when they die or stall."""
-    queue = list(reversed(items))
-    workers: list[_Worker] = []
-    try:
-        while queue or workers:
-            while queue and len(workers) < choice.common.jobs:
-                workers.append(_Worker(stage, folder, choice, queue.pop()))
-            ready = multiprocessing.connection.wait([worker.connection for worker in workers], timeout=1.0)
-            for worker in list(workers):
-                outcome = worker.collect(worker.connection in ready, choice.common.stall_timeout)
-                if outcome is None:
-                    continue
-                # After a failed write the process ends: HDF5 cannot go on in it.
-                if worker.is_alive() and queue and outcome.exit_code != StorageError.exit_code:
-                    worker.start(queue.pop())
-                else:
-                    worker.stop()
-                    workers.remove(worker)
-                yield outcome
-    finally:
-        for worker in workers:
-            worker.stop()
-        sweep(folder)
-
-
-class _Worker:
-    """A child process that works on one item after the other."""
-
-    def __init__(self, stage: Stage, folder: Path, choice: Choice, first: Item) -> None:
-        context = multiprocessing.get_context("spawn")  # decoders opened before a fork break or hang
-        self.connection, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, stage.name, str(folder), choice, sys.argv[1:]), daemon=True)
-        self._process.start()
-        other_end.close()
-        self.start(first)
-
-    def start(self, item: Item) -> None:
-        self.item = item
-        self._last_sign = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # it died just now: `collect` will see
-            self.connection.send(item)
-
-    def collect(self, is_ready: bool, stall_timeout: float) -> Outcome | None:
-        """The outcome of the item, once there is one; None while the work goes on."""
-        if is_ready:
-            self._last_sign = time.monotonic()
-            try:
-                message = self.connection.recv()
-            except (EOFError, OSError):
-                self._process.join(10)
-                return Outcome(self.item, EXIT_BUG, f"its process ended {_manner(self._process.exitcode)}")
-            return message if isinstance(message, Outcome) else None
-        if time.monotonic() - self._last_sign > stall_timeout:
-            self._process.kill()
-            self._process.join()
-            return Outcome(self.item, EXIT_BUG, f"no progress for {stall_timeout:g} s; its process was ended (see --stall-timeout)")
-        return None
-
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
-    def stop(self) -> None:
-        # Not by SIGTERM: an exception that a handler raises can land where Python swallows it. What is killed leaves no half
-        # output, only a temporary that `sweep` removes.
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-def _manner(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        return f"by signal {signal.Signals(-exit_code).name}"
-    return f"with exit code {exit_code}"
-
-
-class _HeartbeatReport(ConsoleReport):
-    """Tells the parent that the work goes on."""
-
-    def __init__(self, connection: Any, command: str, item: str, quiet: bool, verbose: bool) -> None:
-        super().__init__(command, quiet=quiet, verbose=verbose, item=item)
-        self._connection = connection
-        self._last_sent = 0.0
-
-    def progress(self, done: int, total: int, unit: str = "frames") -> None:
-        now = time.monotonic()
-        if now - self._last_sent > 0.5:
-            self._last_sent = now
-            self._connection.send("alive")
-
-
-def _serve(connection: Any, command: str, folder: str, choice: Choice, argv: list[str]) -> None:
-    """The child's loop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    stage: Stage = find_stage(command)
-    with contextlib.suppress(EOFError):
-        while True:
-            item: Item = connection.recv()
-            report = _HeartbeatReport(connection, command, item.id, choice.common.quiet, choice.common.verbose)
-            output = Path(folder) / f"{item.id}.h5"
-            # An output that is there was found damaged, or --force was given.
-            force = dataclasses.replace(choice, common=dataclasses.replace(choice.common, force=True))
-            try:
-                stage.run_one(item.source, output, force, report, argv, item.id)
-                outcome = Outcome(item, 0)
-            except TracekitError as error:
-                outcome = Outcome(item, error.exit_code, str(error))
-            except Exception as error:
-                import traceback
-
-                traceback.print_exc()
-                outcome = Outcome(item, EXIT_BUG, f"{type(error).__name__}: {error}")
-            report.finish()
-            connection.send(outcome)
-            if outcome.exit_code == StorageError.exit_code:
-                os._exit(outcome.exit_code)  # HDF5 cannot go on in this process (see tracekit.cli.main)
-
-
-def _raise_terminated(*_: object) -> None:
-    raise Terminated
-
-
-@contextlib.contextmanager
-def _usr1_terminates() -> Iterator[None]:
-    """SLURM sends SIGUSR1 ahead of the time limit when asked to (--signal)."""
-    previous = signal.signal(signal.SIGUSR1, _raise_terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, previous)
-
-
-def _record(folder: Path, command: str, outcome: Outcome) -> None:
-    """Keep failures.jsonl to what has failed and was not done since. Shards share the file, so they take turns."""
-    path = folder / FAILURES
-    if outcome.exit_code == 0 and not path.exists():
-        return
-    with open(folder / ".failures.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["id"] != outcome.item.id]
-        if outcome.exit_code:
-            entry = {
-                "id": outcome.item.id,
-                "source": outcome.item.source,
-                "command": command,
-                "exit_code": outcome.exit_code,
-                "error": outcome.message,
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            }
-            kept.append(json.dumps(entry, ensure_ascii=False))
-        if kept:
-            with new_file(path, force=True) as temporary:
-                temporary.write_text("\n".join(kept) + "\n", "utf-8")
-        else:
-            path.unlink(missing_ok=True)

@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("segment", "cut the clip into events"),
     "caption": ("caption", "say what happens in each event"),
     "fit-bspline": ("fit_bspline", "turn episodes into a corpus of spline-fitted traces"),
+    "simulate": ("simulate", "make clips with ground truth in a simulator"),
+    "evaluate": ("evaluate", "score an extraction against ground truth"),
     "info": ("info", "what is in a file, and who wrote it"),
     "view": ("view", "draw what is in an episode"),
     "demo": ("demo", "run the whole chain on a bundled clip"),

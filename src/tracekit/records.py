@@ -10,7 +10,7 @@ Conventions that hold everywhere:
 - Pixels are those of the *processed grid* (H x W, see `Clip`); the centre of the top-left pixel is (0, 0).
 - Where a mask says that an entry does not hold, the entry is NaN (floats): an unmasked mean fails loudly.
 - Symbols in shapes: T frames, H x W processed grid, h x w depth grid, gh x gw patch grid, K keypoint candidates, N tracks,
-  M entities, R representative frames, A anchor frames, C chunks, B dense passes of the reconstruction, P peaks, E events,
+  M entities, G bodies of a simulation, R representative frames, A anchor frames, C chunks, B dense passes of the reconstruction, P peaks, E events,
   S summaries. The same letter has one value in a file.
 """
 
@@ -167,7 +167,7 @@ class Geometry:
     depth: Frames | None = array(
         "depth",
         "T h w",
-        "depth along the optical axis, 0 where unknown; absent when the backend claims none (all points lie on z = 1)",
+        "depth along the optical axis, 0 where unknown; absent where none is claimed (all points lie on z = 1), and in truth files (see depth_sensor)",
         unit="m",
         frame="camera",
         required=False,
@@ -244,6 +244,28 @@ class Captions:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What a simulator knows of its clip: what every pixel shows, and where every body is.
+
+    A body is rigid; bodies that never move against each other (a finger and its pad, the table and the room) share a rigid group.
+    With these, the true path of the surface at any pixel follows (`tracekit.ground_truth`).
+    """
+
+    simulator: str = attribute("str", "what was simulated with, and its versions")
+    environment: str = attribute("str", "the environment, for example metaworld/drawer-open-v3")
+    camera: str = attribute("str", "how the camera moved: the name that `simulate --camera` takes")
+    seed: int = attribute("i8", "seed of this episode")
+    seconds_per_frame: float = attribute("f8", "simulated time between two frames (the video may play slower)", unit="s")
+    body_at_pixel: Frames = array("i2", "T H W", "body that each pixel shows; -1 where there is none")
+    body_name: list[str] = array("str", "G", "name of each body")
+    body_rigid_group: np.ndarray = array("i4", "G", "rigid group of each body, the number of its first body", values="range G")
+    body_is_robot: np.ndarray = array("u1", "G", "1 for the parts of the robot", values="mask")
+    world_from_body: np.ndarray = array(
+        "f8", "T G 4 4", "pose of each body at each frame", unit="m", frame="world from body", values="pose"
+    )
+
+
+@dataclass(frozen=True)
 class Episode:
     """Everything that is known of one clip; a stage adds its record. Absent records are None."""
 
@@ -257,6 +279,7 @@ class Episode:
     motion: Motion | None = None
     events: Events | None = None
     captions: Captions | None = None
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)

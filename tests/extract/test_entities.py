@@ -80,6 +80,38 @@ def test_a_frame_of_specks_only_becomes_one_region():
     assert num_absorbed > 0
 
 
+def test_things_of_one_look_on_two_surfaces_are_two_regions_and_specks_stay_on_their_surface():
+    groups, features = painted("0000", "0000", "0010", "0000")
+    surface = np.array([[5, 5, 7, 7]] * 4)
+    regions, _ = split_regions(groups, features, minimum_patches=2, surface=surface)
+    assert regions.tolist() == [[0, 0, 1, 1]] * 4
+
+
+def test_what_has_depth_never_joins_what_has_none():
+    groups, features = painted("0000", "0010", "0000")
+    surface = np.where(groups == 1, 3, -1)
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=4, surface=surface)
+    assert num_absorbed == 0
+    assert regions[1, 2] != regions[0, 0]
+
+
+def test_half_the_size_is_enough_for_what_looks_like_nothing_around_it():
+    groups, features = painted("000000", "011200", "000200", "000000")
+    features = features.copy()
+    features[groups == 2] = 0.6 * LOOKS[0] + 0.8 * LOOKS[2]  # somewhat like what is around it
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=4, yardstick=1.5)
+    assert num_absorbed == 2
+    assert regions.tolist() == [[0] * 6, [0, 1, 1, 0, 0, 0], [0] * 6, [0] * 6]
+
+
+def test_half_the_size_is_enough_for_what_stands_out():
+    groups, features = painted("000000", "011022", "000000")
+    standing_out = groups == 2
+    regions, num_absorbed = split_regions(groups, features, minimum_patches=4, standing_out=standing_out)
+    assert num_absorbed == 2
+    assert regions.tolist() == [[0] * 6, [0, 0, 0, 0, 1, 1], [0] * 6]
+
+
 @pytest.mark.parametrize("thin_colour", [None, (20, 20, 20)])
 def test_a_strip_across_an_outline_goes_to_its_sides_and_a_thin_thing_stays(thin_colour):
     picture = np.zeros((60, 90, 3), np.uint8)

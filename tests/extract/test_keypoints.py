@@ -11,7 +11,7 @@ from tracekit.backends.lowlevel import Lowlevel
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.errors import BadDataError, ConfigurationError
 from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints
-from tracekit.records import Keypoints
+from tracekit.records import CameraSensor, Keypoints
 from tracekit.report import Report
 
 REAL_DATA = Path(os.environ.get("TRACEKIT_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -37,10 +37,15 @@ def moving_squares(num_frames=40):
     return frames, truth
 
 
-def choose(frames, features=None, seed=0, sensor_depth=None, report=None, **settings):
-    features = features or Lowlevel(BackendSetup())
+def choose(frames, features=None, seed=0, report=None, sensor_depth=None, camera_sensor=None, **settings):
     return select_keypoints(
-        frames, features, KeypointsParameters(**settings), seed=seed, report=report or Report(), sensor_depth=sensor_depth
+        frames,
+        features or Lowlevel(BackendSetup()),
+        KeypointsParameters(**settings),
+        seed=seed,
+        report=report or Report(),
+        sensor_depth=sensor_depth,
+        camera_sensor=camera_sensor,
     )
 
 
@@ -114,14 +119,18 @@ def test_entities_know_their_colour_and_size(squares):
     np.testing.assert_array_equal(found.entity_num_frames, visible)
 
 
-def test_each_entity_is_placed_on_the_frame_that_shows_most_of_it(squares):
+def test_each_entity_is_placed_early_and_as_a_whole_and_again_later(squares):
+    """Half of its keypoints and a minimum quota at least lie on the first frame that shows nearly all of it."""
     found = squares.found
     for chunk in range(3):
         rows = (found.label_frame >= found.chunk_start[chunk]) & (found.label_frame < found.chunk_stop[chunk])
         for entity in np.unique(found.entity[found.chunk == chunk]):
             visible = (found.labels[rows] == entity).sum(axis=(1, 2))
-            frames = np.unique(found.frame[(found.chunk == chunk) & (found.entity == entity)])
-            assert frames.tolist() == [found.label_frame[rows][visible.argmax()]]
+            frames = found.frame[(found.chunk == chunk) & (found.entity == entity)]
+            first = found.label_frame[rows][np.argmax(visible >= 0.8 * visible.max())]
+            here = np.count_nonzero(frames == first)
+            assert here >= min(len(frames), max(KeypointsParameters().minimum_quota, len(frames) / 2))
+            assert len(np.unique(frames)) > 1 or len(frames) <= KeypointsParameters().minimum_quota
 
 
 def test_points_are_spread_over_the_background(squares):
@@ -197,6 +206,69 @@ def test_without_any_depth_return_points_are_placed_all_the_same_and_counted():
     found = choose(frames, budget=30, sensor_depth=np.zeros((2, 60, 80), np.float32), report=report)
     assert len(found.uv) == 30
     assert report.counts["keypoints on a hole or an edge of the measured depth"] == 30
+
+
+def test_what_has_no_measured_depth_gets_no_share_and_is_counted():
+    frames, truth = moving_squares(5)
+    frames[:, :100, :] = (120, 160, 220)  # a sky
+    depth = np.full(truth.shape, 2.0, np.float32)
+    depth[:, :100] = 0
+    report = Report()
+    found = choose(frames, budget=80, sensor_depth=depth, report=report)
+    assert len(found.uv) == 80
+    assert found.uv[:, 1].min() > 100
+    rows = found.labels.shape[1]
+    without = np.arange(rows) * HEIGHT // rows < 100 - HEIGHT / rows
+    assert report.counts["patches without measured depth, which get no share of the budget"] >= 5 * without.sum() * found.labels.shape[2]
+
+
+def test_depth_tells_apart_what_looks_alike():
+    """A thing in the colour of what is behind it: with depth it is an entity, and its points lie on it and off its outline."""
+    picture = textured((HEIGHT, WIDTH), (90, 90, 90), np.random.default_rng(5))
+    frames = np.repeat(picture[None], 3, axis=0)
+    depth = np.full((3, HEIGHT, WIDTH), 2.0, np.float32)
+    depth[:, 83:157, 101:199] = 1.5
+    for sensor_depth in (depth, None):
+        found = choose(frames, sensor_depth=sensor_depth)
+        u, v = found.uv.astype(int).T
+        inside = (v >= 83) & (v < 157) & (u >= 101) & (u < 199)
+        shared = set(found.entity[inside]) & set(found.entity[~inside])
+        if sensor_depth is None:
+            assert shared, "colour alone cannot tell"
+            continue
+        assert not shared
+        assert inside.sum() >= 24
+        off = np.min([u - 101, 198 - u, v - 83, 156 - v], axis=0)[inside]
+        assert off.min() >= 1
+        assert (off >= 3).mean() > 0.9
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_with_quota_motion_most_points_lie_on_what_moves(squares, measured):
+    frames, truth = squares.frames[:30], squares.truth[:30]
+    things = {}
+    for quota in ("coverage", "motion"):
+        report = Report()
+        depth = np.where(truth > 0, 1.5, 2.0).astype(np.float32) if measured else None
+        camera = fixed_camera(30) if measured else None
+        found = choose(frames, budget=100, quota=quota, sensor_depth=depth, camera_sensor=camera, report=report)
+        assert len(found.uv) == 100
+        u, v = found.uv.astype(int).T
+        things[quota] = np.bincount(truth[found.frame, v, u], minlength=4)
+    assert things["motion"][[1, 2]].sum() >= 80
+    assert things["motion"][[1, 2]].min() >= 25
+    assert things["motion"][[0, 3]].min() >= 1, "what rests keeps a little"
+    assert things["coverage"][[1, 2]].sum() < 50
+    assert not report.notes
+
+
+def test_where_nothing_moves_quota_motion_is_quota_coverage_and_says_so():
+    frames = np.repeat(moving_squares(1)[0], 20, axis=0)
+    report = Report()
+    found, by_coverage = choose(frames, quota="motion", report=report), choose(frames)
+    assert any("nothing was seen to move" in note for note in report.notes)
+    for declared in fields(Keypoints):
+        np.testing.assert_array_equal(getattr(found, declared.name), getattr(by_coverage, declared.name))
 
 
 def test_the_same_seed_gives_the_same_points():
@@ -293,6 +365,11 @@ def test_parameters_are_checked_and_presets_exist():
         KeypointsParameters(**preset)
 
 
+def fixed_camera(num_frames):
+    intrinsics = np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]])
+    return CameraSensor(intrinsics, np.repeat(np.eye(4)[None], num_frames, axis=0))
+
+
 def real_frames(name, numbers):
     import av
 
@@ -339,8 +416,15 @@ def test_real_robot_arm_drawer_and_vegetables_carry_points():
     for box in ((415, 275, 492, 355), (285, 420, 350, 480), (475, 395, 580, 480)):
         inside = (found.uv >= box[:2]).all(axis=1) & (found.uv <= box[2:]).all(axis=1)
         assert inside.sum() >= 4, box
-    arm = entity_at(found, 3, 330, 90, (480, 640))
-    points = found.uv[found.entity == arm]
-    assert len(points) >= 20
-    row, column = (points[:, ::-1].astype(int) * np.array(depth.shape[1:]) // [480, 640]).T
-    assert (depth[found.frame[found.entity == arm], row, column] > 0).mean() >= 0.9
+    # In the first picture the arm hangs before a black recess; read off by a human eye: its upper part, its hand, its finger.
+    arm = {entity_at(found, 0, u, v, (480, 640)) for u, v in ((300, 90), (320, 170), (225, 120))}
+    recess = {entity_at(found, 0, u, v, (480, 640)) for u, v in ((460, 145), (550, 190))}
+    assert not arm & recess
+    on_arm = np.isin(found.entity, list(arm))
+    assert on_arm.sum() >= 14
+    row, column = (found.uv[on_arm][:, ::-1].astype(int) * np.array(depth.shape[1:]) // [480, 640]).T
+    assert (depth[found.frame[on_arm], row, column] > 0).mean() >= 0.9
+
+    moving = choose(frames, sensor_depth=depth.astype(np.float32), camera_sensor=fixed_camera(len(frames)), quota="motion")
+    assert np.isin(moving.entity, list(arm)).sum() >= max(40, 3 * on_arm.sum())
+    assert not np.isin(moving.entity, list(recess)).sum() > 10

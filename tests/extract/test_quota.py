@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tracekit.extract.quota import share_budget
+from tracekit.extract.quota import NEARLY_ALL, share_between_frames, share_budget, share_by_motion
 
 
 def test_shares_are_proportional_and_rounded_by_largest_remainder():
@@ -53,3 +53,46 @@ def test_nonsense_is_refused():
     for coverage, budget, minimum in (([1, np.nan], 4, 1), ([-1, 2], 4, 1), ([1], -4, 1), ([1], 4, -1)):
         with pytest.raises(ValueError, match="must be finite and not negative"):
             share_budget(coverage, budget, minimum)
+
+
+def test_what_rests_keeps_a_little_and_what_moves_shares_the_rest_by_how_much_of_it_moves():
+    assert share_by_motion([500, 30, 10, 0], [0, 30, 10, 0], 100, 8, 3, 0.15).tolist() == [3, 61, 36, 0]  # sqrt(30) to sqrt(10)
+    assert share_by_motion([500, 30, 10], [0, 30, 1], 100, 8, 3, 0.15).tolist() == [3, 81, 16]
+    # Ten things that rest would take 30 of 100; together they may have 15, the larger ones first.
+    quota = share_by_motion([*range(1, 11), 50], [0] * 10 + [50], 100, 8, 3, 0.15)
+    assert quota.tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 85]
+
+
+def test_shares_by_motion_sum_to_the_budget():
+    generator = np.random.default_rng(2)
+    for _ in range(1000):
+        coverage = generator.integers(0, 500, generator.integers(1, 60))
+        moved = coverage * generator.integers(0, 2, len(coverage)) * generator.random(len(coverage))
+        if not moved.any():
+            continue
+        budget = int(generator.integers(0, 300))
+        quota = share_by_motion(coverage, moved, budget, 8, 3, 0.15)
+        assert quota.sum() == budget
+        assert (quota[coverage == 0] == 0).all()
+        assert quota[moved == 0].sum() <= 0.15 * budget
+        assert (quota[moved == 0] <= 3).all()
+
+
+def test_most_is_placed_on_the_first_frame_that_shows_nearly_all_of_an_entity():
+    visible = np.array([[0, 10, 50], [9, 10, 100], [10, 10, 90], [10, 0, 60]])
+    assert share_between_frames(visible, np.array([8, 8, 8]), 8).tolist() == [[0, 8, 0], [8, 0, 8], [0, 0, 0], [0, 0, 0]]
+    assert share_between_frames(visible, np.array([8, 20, 40]), 8)[:, 1:].tolist() == [[10, 5], [5, 20], [5, 9], [0, 6]]
+
+
+def test_shares_between_frames_sum_to_the_quota_and_lie_where_the_entity_is_seen():
+    generator = np.random.default_rng(3)
+    for _ in range(500):
+        visible = generator.integers(0, 40, (5, 7)) * generator.integers(0, 2, (5, 7))
+        quotas = generator.integers(0, 90, 7) * visible.any(axis=0)
+        shares = share_between_frames(visible, quotas, 8)
+        assert (shares.sum(axis=0) == quotas).all()
+        assert (shares[visible == 0] == 0).all()
+        for entity in np.flatnonzero(quotas):
+            seen = visible[:, entity]
+            first = np.flatnonzero(seen >= NEARLY_ALL * seen.max())[0]
+            assert shares[first, entity] >= min(quotas[entity], max(8, quotas[entity] / 2))

@@ -255,6 +255,9 @@ def test_clips_and_geometry_must_fit(scene):
         run(scene, candidates, Oracle(scene), geometry=short)
     with pytest.raises(BadDataError, match="84 frames, but the depth has 80"):
         run(scene, candidates, Oracle(scene), geometry=dataclasses.replace(geometry, depth=scene.depth[:80]))
+    with pytest.raises(BadDataError, match="metric, but has no depth") as error:
+        run(scene, candidates, Oracle(scene), geometry=dataclasses.replace(geometry, depth=None))
+    assert "reconstruct first" in error.value.hint
     with pytest.raises(BadDataError, match="keypoints lie on frames 0 to 99"):
         run(scene, keypoints(np.ones((2, 2)), [0, 99], 100, 100), Oracle(scene))
     with pytest.raises(BadDataError, match="not finite"):

@@ -13,6 +13,11 @@ In each frame every point takes four steps, all points at once:
 
 A lost point is searched for in every later frame, where its last position in the world would be seen; it resumes when depth and
 looks agree there. What the tracker knows of each identity stays with it between calls, so cutting a clip does not matter.
+
+With depth, as soon as a point is lost that should be seen, the rigid bodies of the scene are followed as well (`rigid_scene`), and
+every point rides on one: its body carries it, from an anchor that does not drift, and steps 1 to 4 only have to confirm or correct
+that. A point without texture goes where its body goes; it is seen when the measured surface is there. One that slid along an outline
+is put back. One that was hidden comes back with its body. One on the static world stays exactly where it is.
 """
 
 from __future__ import annotations
@@ -23,7 +28,11 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
+from tracekit.backends import riding
 from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.rigid_scene import SceneClip, SceneFrame
+from tracekit.backends.scene_nodes import FREE, STATIC, STEPS
+from tracekit.backends.scene_view import SceneView
 from tracekit.geometry import cameras
 from tracekit.geometry.depth_lookup import SAME_SURFACE, lookup_depth, nearest_depth, surface_depth
 
@@ -81,6 +90,25 @@ CONVERGED = 0.02
 STRETCH = 3.0
 """Factor by which a patch may have grown or shrunk in any direction since it was first seen."""
 
+CLOSE = 1.5
+"""Distance between where a point was found and where its body carried it that is no contradiction, pixels."""
+
+BACK_TO_SURFACE = 0.015
+"""A moving body is known less well than the world: its points count as shown this far off the surface (and as much per metre), and are
+put back onto it."""
+
+UNMOVED = 0.5
+"""Correlation of two frames where a static point is, from which nothing slid along there."""
+
+AS_ALIKE = 0.02
+"""Correlation that a point may lose when it changes to another body."""
+
+BODY_TOLERANCE = 0.01
+"""Like ON_SURFACE, for where another body would have brought a point."""
+
+TROUBLE = 0.0
+"""Share of points lost in the midst of the image from which the rigid scene is worth its time."""
+
 TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 NEAR_TERMINATION = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 8, 0.02)
 """Where the start is close already: what has not converged by then is not there."""
@@ -118,6 +146,16 @@ class _Points:
     """(P, WINDOW^2) float32, like key_weight."""
     warp: np.ndarray
     """(P, 2, 2) affine map from the first patch to the key patch."""
+    body: np.ndarray
+    """(P,) rigid body of the scene that each rides on."""
+    voters: np.ndarray
+    """(P, VOTERS) nodes of the scene around each when it was last seen: they tell its body."""
+    anchor: np.ndarray
+    """(P, 3) where its body has carried each."""
+    away: np.ndarray
+    """(P,) frames since each was last seen."""
+    past: np.ndarray
+    """(P, STEPS + 1, 3) anchors of the last frames, newest first; NaN where the point was not seen."""
     uncovered: np.ndarray
     """(P,) part of the first patch that could be compared when the key patch was registered. When more comes to light, the
     point is fitted anew: half a patch does not hold an affine map."""
@@ -151,6 +189,11 @@ class _Points:
             first=np.zeros((number, (WINDOW + 2) ** 2), dtype=np.float32),
             first_weight=np.zeros((number, WINDOW**2), dtype=np.float32),
             warp=np.tile(np.eye(2), (number, 1, 1)),
+            body=np.full(number, STATIC),
+            voters=np.full((number, riding.VOTERS), -1),
+            anchor=np.array(world, dtype=np.float64),
+            away=np.zeros(number, dtype=np.int64),
+            past=np.full((number, STEPS + 1, 3), np.nan),
             uncovered=np.ones(number),
         )
 
@@ -163,6 +206,7 @@ class _View:
         self.depth = depth
         self.intrinsics, self.world_from_camera = intrinsics, world_from_camera
         self.size = (self.grey.shape[1], self.grey.shape[0])
+        self.scene: SceneView | None = None if depth is None else SceneView(self.grey, depth, intrinsics, world_from_camera)
 
     def contains(self, uv: np.ndarray) -> np.ndarray:
         return np.all((uv >= 0) & (uv <= [self.size[0] - 1, self.size[1] - 1]), axis=-1)  # False for NaN
@@ -181,6 +225,9 @@ class KLT:
 
     def __init__(self, setup: BackendSetup) -> None:
         self._remembered = _Points.lost(np.zeros(0, dtype=np.int64), np.zeros((0, 3)))
+        self._scene: SceneClip | None = None
+        self._ends: tuple[np.ndarray, np.ndarray] | None = None
+        """The first and the last frame of that clip."""
         self._last_frame: np.ndarray | None = None
         """The frame to which the remembered points belong."""
 
@@ -218,17 +265,48 @@ class KLT:
         points.put(known, self._remembered.rows(where))
         if not goes_on:
             points.live[:] = False
-            points.world[:] = queries_world
+            points.world[:] = points.anchor[:] = queries_world
+            points.body[:] = STATIC
 
-        # Backwards first: the forward pass leaves `points` as they are in the last frame.
+        scene = self._scene_of(views, frames, goes_on)
+        continuing = np.isin(np.arange(len(points)), known) & goes_on
         earlier = np.setdiff1d(np.flatnonzero(query_frames > 0), known)
+        past = points.rows(earlier)
+        everything = np.arange(len(points))
+        _follow_all(views, scene, range(len(frames)), points, queries_world, query_frames, everything, xyz_world, visible, continuing)
         if len(earlier):
-            past = points.rows(earlier)
             backwards = range(int(query_frames[earlier].max()), -1, -1)
-            _follow_all(views, backwards, past, queries_world[earlier], query_frames[earlier], earlier, xyz_world, visible)
-        _follow_all(views, range(len(frames)), points, queries_world, query_frames, np.arange(len(points)), xyz_world, visible)
+            _follow_all(
+                views,
+                scene,
+                backwards,
+                past,
+                queries_world[earlier],
+                query_frames[earlier],
+                earlier,
+                xyz_world,
+                visible,
+                continuing[earlier],
+            )
         self._remember(points, frames[-1])
         return xyz_world, visible
+
+    def _scene_of(self, views: list[_View], frames: np.ndarray, goes_on: bool) -> SceneClip | None:
+        """What is known of the scene in these frames: from the call before, if it was about the same frames, or going on from there."""
+        if views[0].scene is None:
+            return None
+        ends = frames[0], frames[-1]
+        same = (
+            self._ends is not None
+            and self._scene is not None
+            and len(self._scene.views) == len(frames)
+            and all(map(np.array_equal, self._ends, ends))
+        )
+        if not same:
+            earlier = self._scene if goes_on else None
+            self._scene = SceneClip([view.scene for view in views if view.scene is not None], earlier)
+            self._ends = np.array(ends[0]), np.array(ends[1])
+        return self._scene
 
     def _recall(self, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which of the identities are remembered, and in which rows."""
@@ -247,6 +325,7 @@ class KLT:
 
 def _follow_all(
     views: list[_View],
+    scene: SceneClip | None,
     order: range,
     points: _Points,
     queries: np.ndarray,
@@ -254,22 +333,160 @@ def _follow_all(
     columns: np.ndarray,
     xyz_world: np.ndarray,
     visible: np.ndarray,
+    continuing: np.ndarray,
 ) -> None:
     """Follow points through the frames in this order, each from its query on; write what is seen into the columns of the results."""
     started = np.zeros(len(points), dtype=bool)
     before: _View | None = None
+    forwards = order.step > 0
     for frame in order:
         view = views[frame]
         seen = np.zeros(len(points), dtype=bool)
+        now = None if scene is None else scene.at(frame)
         if before is not None and started.any():
-            seen[started] = _step(before, view, points, np.flatnonzero(started))
+            index = np.flatnonzero(started)
+            later = [] if scene is None or forwards else scene.after(frame)
+            if now is None or not (forwards or later):
+                seen[index] = _step(before, view, points, index)
+                if scene is not None:
+                    _hold(view, points, index, seen[index])
+            else:
+                was, body = points.anchor[index], points.body[index]
+                carried = riding.carried(now, body, was) if forwards else riding.carried_back(later, body, was)
+                points.world[index] = carried
+                seen[index] = _settle(before, view, points, index, was, carried, _step(before, view, points, index))
         beginning = np.flatnonzero(query_frames == frame)
         if len(beginning):
-            seen[beginning] = _begin(view, points, beginning, queries[beginning])
+            fresh = beginning if before is not None or scene is None else beginning[~continuing[beginning]]
+            seen[beginning] = points.away[beginning] == 0
+            seen[fresh] = _begin(view, points, fresh, queries[fresh])
             started[beginning] = True
+        if scene is not None:
+            index = np.flatnonzero(started if before is not None else started & ~continuing)
+            if now is None and forwards and _in_trouble(view, points, index, seen[index]):
+                scene.wake(frame)
+                now = scene.at(frame)
+            _ride(now, view, points, index, seen, forwards)
         xyz_world[frame, columns[seen]] = points.world[seen]
         visible[frame, columns[seen]] = True
         before = view
+
+
+def _hold(view: _View, points: _Points, index: np.ndarray, seen: np.ndarray) -> None:
+    """While nobody asks what is rigid, a point counts as fixed in the world until it is seen to have left."""
+    uv, _ = view.see(points.anchor[index])
+    with np.errstate(invalid="ignore"):
+        moved = seen & ~(np.hypot(*(points.uv[index] - uv).T) <= CLOSE)
+    points.anchor[index[moved]] = points.world[index[moved]]
+
+
+def _in_trouble(view: _View, points: _Points, index: np.ndarray, seen: np.ndarray) -> bool:
+    """Whether points are lost that should be in the image."""
+    uv, _ = view.see(points.world[index])
+    inside = view.contains(uv - WINDOW) & view.contains(uv + WINDOW)
+    return int((inside & ~seen).sum()) > TROUBLE * len(index)
+
+
+def _settle(
+    before: _View, view: _View, points: _Points, index: np.ndarray, was: np.ndarray, carried: np.ndarray, found: np.ndarray
+) -> np.ndarray:
+    """Bring together where the bodies `carried` the points (P, 3) and where those that were `found` (P,) are; returns which are seen.
+
+    `was` (P, 3) are their anchors in the frame before.
+    """
+    assert view.scene is not None
+    uv, _ = view.see(carried)
+    moving = points.body[index] > STATIC
+    beyond = view.scene.beyond(carried)
+    with np.errstate(invalid="ignore"):
+        shown, covered = np.abs(beyond) <= 1, beyond < -1
+        off = moving & ~shown & (np.abs(view.scene.beyond(carried, BACK_TO_SURFACE)) <= 1)
+    carried[off] = view.lift(uv[off], view.scene.depth_at(uv[off])[0])
+    shown |= off
+    close = found & shown & (np.hypot(*(points.uv[index] - uv).T) <= CLOSE)
+
+    by_body = np.zeros(len(index), dtype=bool)
+    apart = np.flatnonzero(found & shown & ~close)
+    at_carried, _ = _likeness(view, points, index[apart], uv[apart].astype(np.float32))
+    at_found, _ = _likeness(view, points, index[apart], points.uv[index[apart]])
+    by_body[apart] = (at_carried >= SAME_THING) | (at_found < ALIKE)
+    points.live[index[by_body]] = False
+    alone = np.flatnonzero(~found & shown)
+    # What slides along its own plane leaves the depth as it was.
+    by_body[alone] = moving[alone] | (_unchanged(before, view, was[alone], uv[alone]) >= UNMOVED)
+
+    at_rest = close & ~moving
+    corrected = found & ~by_body & ~at_rest & ~covered  # what covers a point may have dragged it along
+    points.anchor[index] = np.where(corrected[:, None], points.world[index], carried)
+    by_anchor = index[at_rest | by_body | ~found]
+    points.world[by_anchor] = points.anchor[by_anchor]
+    return found | by_body
+
+
+def _unchanged(before: _View, view: _View, was: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Correlation (P,) of the frame before, around the world points `was` (P, 3), with this frame around pixels `uv` (P, 2)."""
+    one, other = (
+        _sample(frame.grey, pixels.astype(np.float32), _grid(WINDOW)).astype(np.float32)
+        for frame, pixels in ((before, before.see(was)[0]), (view, uv))
+    )
+    weight = np.broadcast_to(FALLOFF / FALLOFF.sum(), one.shape).astype(np.float32)
+    (one, one_variance), (other, other_variance) = _centred(one, weight), _centred(other, weight)
+    return _correlation(np.einsum("pn,pn,pn->p", weight, one, other), one_variance, other_variance)
+
+
+def _ride(frame: SceneFrame | None, view: _View, points: _Points, index: np.ndarray, seen: np.ndarray, forwards: bool) -> None:
+    """After a frame: which body carries each point on. One that changes to another is put where that one has brought it."""
+    seen_now = np.where(seen[index][:, None], points.anchor[index], np.nan)
+    past = np.concatenate([seen_now[:, None], points.past[index, :-1]], axis=1)
+    points.past[index] = past
+    points.away[index] = np.where(seen[index], 0, points.away[index] + 1)
+    if frame is None or view.scene is None:
+        return
+    shown = index[seen[index]]
+    points.voters[shown] = riding.nodes_around(frame, view.scene, points.world[shown])
+    body = riding.elected(frame, points.body[index], points.voters[index])
+    if not forwards:
+        points.body[index] = body
+        return
+    beyond = view.scene.beyond(points.anchor[index])
+    with np.errstate(invalid="ignore"):
+        gone, covered = beyond > 1, beyond < -1
+
+    # It changes when it is gone, or looks as good where it would be. One that is followed changes in any case, but only moves then.
+    changes = np.flatnonzero(body != points.body[index])
+    with_place = np.isfinite(past[changes]).all(axis=2).any(axis=1)
+    stuck, changes = changes[~with_place], changes[with_place]
+    place, followed = riding.replay(frame, body[changes], past[changes]), points.live[index[changes]]
+    here, there = (np.nan_to_num(view.see(world)[0]) for world in (points.anchor[index[changes]], place))
+    alike_here, alike_there = (_like_at_first(view, points, index[changes], uv) for uv in (here, there))
+    likely = (alike_there >= SAME_THING) | (np.hypot(*(there - here).T) <= WINDOW)
+    moves = (gone[changes] & ~followed) | (seen[index[changes]] & likely & (alike_there >= alike_here - AS_ALIKE))
+    # Out of sight it may be covered where it was, or have come nearer: then the surface and the looks are those of the other place.
+    with np.errstate(invalid="ignore"):
+        fits = np.abs(view.scene.beyond(place, BODY_TOLERANCE)) <= 1
+    moves |= ~seen[index[changes]] & ~followed & fits & (~covered[changes] | (alike_there >= SAME_THING))
+    stays_followed = followed & (~moves | (np.hypot(*(there - here).T) <= CLOSE))
+    refused = np.concatenate([changes[~moves & ~followed], stuck[~gone[stuck] & ~points.live[index[stuck]]]])
+    body[refused] = points.body[index[refused]]
+    points.body[index] = body
+    moved = index[changes[moves & ~stays_followed]]
+    points.live[moved] = False
+    _put(points, moved, place[moves & ~stays_followed])
+
+    away = points.away[index]
+    lost = np.flatnonzero((away > 0) & (away <= STEPS))
+    lost = lost[np.isfinite(past[lost, away[lost]]).all(axis=1)]
+    body, place = riding.adopted(frame, view.scene, past[lost], away[lost])
+    alike = _like_at_first(view, points, index[lost], np.nan_to_num(view.see(place)[0]))
+    taken = (body != FREE) & (~covered[lost] | (alike >= SAME_THING))
+    lost, body, place = (part[taken] for part in (lost, body, place))
+    points.body[index[lost]] = body
+    points.voters[index[lost]] = riding.nodes_around(frame, view.scene, place)
+    _put(points, index[lost], place)
+
+
+def _put(points: _Points, index: np.ndarray, world: np.ndarray) -> None:
+    points.world[index] = points.anchor[index] = world
 
 
 def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -284,7 +501,7 @@ def _begin(view: _View, points: _Points, index: np.ndarray, queries: np.ndarray)
     new = index[fresh]
     points.live[new] = True
     points.uv[new] = uv[fresh]
-    points.world[new] = queries[fresh]
+    points.world[new] = points.anchor[new] = queries[fresh]
     points.first[new] = _sample(view.grey.astype(np.float32), uv[fresh], _grid(WINDOW + 2))
     _register(view, points, new)
     points.first_weight[new] = points.key_weight[new]
@@ -400,6 +617,16 @@ def _likeness(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -
     variance = np.maximum(np.einsum("pn,pn->p", weighted, patch) - mean**2, 0)
     covariance = np.einsum("pn,pn->p", points.key[index], patch)  # the key patch has no mean: that of the other falls out
     return _correlation(covariance, variance, points.key_variance[index]), mean - points.key_mean[index]
+
+
+def _like_at_first(view: _View, points: _Points, index: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Correlation (P,) of the patches at `uv` with the first patches, as they were."""
+    side = WINDOW + 2
+    first = points.first[index].reshape(-1, side, side)[:, 1:-1, 1:-1].reshape(-1, WINDOW**2)
+    weight = points.first_weight[index]
+    first, first_variance = _centred(first, weight)
+    patch, variance = _centred(_sample(view.grey, uv, _grid(WINDOW)).astype(np.float32), weight)
+    return _correlation(np.einsum("pn,pn,pn->p", weight, patch, first), variance, first_variance)
 
 
 def _correlation(covariance: np.ndarray, one_variance: np.ndarray, other_variance: np.ndarray) -> np.ndarray:

@@ -92,32 +92,60 @@ def mean_features(features: np.ndarray, labels: np.ndarray, num_labels: int) -> 
     return (members @ features) / np.maximum(members.sum(axis=1, keepdims=True), 1)
 
 
-def split_regions(groups: np.ndarray, features: np.ndarray, *, minimum_patches: int) -> tuple[np.ndarray, int]:
+def split_regions(
+    groups: np.ndarray,
+    features: np.ndarray,
+    *,
+    minimum_patches: int,
+    yardstick: float = np.inf,
+    surface: np.ndarray | None = None,
+    standing_out: np.ndarray | None = None,
+) -> tuple[np.ndarray, int]:
     """Connected parts of each group of one frame: groups (gh, gw), unit features (gh, gw, F) -> regions (gh, gw), patches absorbed.
 
-    Two animals of one colour are two things. A part of fewer than `minimum_patches` joins the neighbour that looks most like
-    it, smallest first: it is a highlight or the mixture along an outline more often than a thing. Regions are numbered from 0.
+    Two animals of one colour are two things, and so are an arm and the curtain behind it when `surface` (gh, gw) tells them
+    apart: the number of the unbroken surface that each patch shows, negative where it is not known. A part of fewer than
+    `minimum_patches` joins the neighbour that looks most like it, smallest first: it is a highlight or the mixture along an
+    outline more often than a thing. Neighbours on its own surface come before all others, and what has a surface never joins
+    what has none. Half of `minimum_patches` is enough for what looks like none of its neighbours (`similarity` below 0, given
+    `yardstick`; a mixture is like both its sides) and for what stands out in depth: `standing_out` (gh, gw) bool, for most of
+    its patches. Regions are numbered from 0.
     """
     import cv2
 
+    surface = np.zeros(groups.shape, np.int32) if surface is None else surface
+    _, groups = np.unique(np.stack([groups.ravel(), surface.ravel()]), axis=1, return_inverse=True)
+    groups = groups.reshape(surface.shape)
     regions = np.zeros(groups.shape, np.int32)
     num_regions = 0
-    for group in np.unique(groups):
+    for group in range(int(groups.max()) + 1):
         count, parts = cv2.connectedComponents((groups == group).astype(np.uint8), connectivity=4)
         regions += np.where(parts > 0, parts - 1 + num_regions, 0).astype(np.int32)
         num_regions += count - 1
 
     sizes = np.bincount(regions.ravel()).astype(np.float64)
     looks = mean_features(features.reshape(-1, features.shape[-1]), regions.ravel(), num_regions)
+    surface_of = np.zeros(num_regions, np.int32)
+    surface_of[regions] = surface
+    alone = np.zeros(num_regions, bool)
+    least = np.full(num_regions, float(minimum_patches))
+    if standing_out is not None:
+        least[np.bincount(regions[standing_out], minlength=num_regions) > sizes / 2] /= 2
     num_absorbed = 0
     while np.count_nonzero(sizes) > 1:
-        smallest = int(np.where(sizes > 0, sizes, np.inf).argmin())
-        if sizes[smallest] >= minimum_patches:
+        smallest = int(np.where((sizes > 0) & (sizes < least) & ~alone, sizes, np.inf).argmin())
+        if alone[smallest] or not 0 < sizes[smallest] < least[smallest]:
             break
         part = regions == smallest
-        around = cv2.dilate(part.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~part
-        neighbours = np.unique(regions[around])
-        nearest = int(neighbours[((looks[neighbours] - looks[smallest]) ** 2).sum(axis=1).argmin()])
+        neighbours = _neighbours(regions, part, surface_of, int(surface_of[smallest]))
+        if len(neighbours) == 0:
+            alone[smallest] = True
+            continue
+        apart = ((looks[neighbours] - looks[smallest]) ** 2).sum(axis=1)
+        nearest = int(neighbours[apart.argmin()])
+        if sizes[smallest] >= minimum_patches / 2 and apart.min() > yardstick:
+            alone[smallest] = True
+            continue
         looks[nearest] = (sizes[nearest] * looks[nearest] + sizes[smallest] * looks[smallest]) / (sizes[nearest] + sizes[smallest])
         regions[part] = nearest
         num_absorbed += int(sizes[smallest])
@@ -126,12 +154,25 @@ def split_regions(groups: np.ndarray, features: np.ndarray, *, minimum_patches: 
     return np.searchsorted(np.flatnonzero(sizes), regions).astype(np.int32), num_absorbed
 
 
-def dissolve_outlines(regions: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, int]:
+def _neighbours(regions: np.ndarray, part: np.ndarray, surface_of: np.ndarray, surface: int) -> np.ndarray:
+    """The regions next to `part` that it may join: those on its own surface, else any, but none without a surface if it has one."""
+    import cv2
+
+    around = cv2.dilate(part.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~part
+    neighbours = np.unique(regions[around])
+    same = neighbours[surface_of[neighbours] == surface]
+    if len(same):
+        return same
+    return neighbours[surface_of[neighbours] >= min(surface, 0)]
+
+
+def dissolve_outlines(regions: np.ndarray, picture: np.ndarray, surface: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Give the patches that lie across an outline to one side: regions (gh, gw), RGB picture -> regions from 0, patches given away.
 
     Patches half of one thing and half of another look like neither and alike, so they make up a region of their own, one patch
     wide, with nothing inside that could be tracked. Its pixels give it away: each is nearer in colour to one of the neighbours
-    than to the region's mean. A thin thing, a wire or a handle, has a colour of its own and stays.
+    than to the region's mean. A thin thing, a wire or a handle, has a colour of its own and stays, and so does what has no
+    neighbour on its own `surface` (gh, gw; see `split_regions`).
     """
     import cv2
 
@@ -141,6 +182,8 @@ def dissolve_outlines(regions: np.ndarray, picture: np.ndarray) -> tuple[np.ndar
     pixels = lab.reshape(rows, SAMPLES, columns, SAMPLES, 3).swapaxes(1, 2).reshape(rows, columns, SAMPLES**2, 3)
     num_regions = int(regions.max()) + 1
     colours = mean_features(pixels.mean(axis=2).reshape(-1, 3), regions.ravel(), num_regions)
+    surface_of = np.zeros(num_regions, np.int32)
+    surface_of[regions] = 0 if surface is None else surface
     given = regions.copy()
     for region in range(num_regions):
         part = regions == region
@@ -148,12 +191,13 @@ def dissolve_outlines(regions: np.ndarray, picture: np.ndarray) -> tuple[np.ndar
             continue
         around = cv2.dilate(part.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ~part
         neighbours = np.unique(regions[around])
-        if len(neighbours) < 2:
+        sides = np.flatnonzero(surface_of[neighbours] == surface_of[region])
+        if len(neighbours) < 2 or len(sides) == 0:
             continue
         own = np.linalg.norm(pixels[part] - colours[region], axis=-1)
         others = np.linalg.norm(pixels[part][:, :, None] - colours[neighbours], axis=-1)
         if others.min(axis=-1).mean() < own.mean():
-            given[part] = neighbours[others.mean(axis=1).argmin(axis=-1)]
+            given[part] = neighbours[sides[others[:, :, sides].mean(axis=1).argmin(axis=-1)]]
     names = np.unique(given)
     return np.searchsorted(names, given).astype(np.int32), int(np.count_nonzero(given != regions))
 

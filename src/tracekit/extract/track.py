@@ -82,6 +82,11 @@ def _check_fit(frames: Frames, keypoints: Keypoints, geometry: Geometry) -> None
             f"track: the clip has {num_frames} frames, but the geometry has {len(geometry.world_from_camera)} cameras",
             hint="run reconstruct again on this clip",
         )
+    if geometry.metric and geometry.depth is None:
+        raise BadDataError(
+            "track: the geometry is metric, but has no depth of its own (that of a truth file is in depth_sensor)",
+            hint="run reconstruct first: its backend sensor brings in the measured depth",
+        )
     if geometry.depth is not None and len(geometry.depth) != num_frames:
         raise BadDataError(
             f"track: the clip has {num_frames} frames, but the depth has {len(geometry.depth)}", hint="run reconstruct again on this clip"

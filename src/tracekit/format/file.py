@@ -391,7 +391,7 @@ def write_records(
                 if spool is not None:
                     spool.forget_name()
                 if base is not None and replaced:
-                    _carry_along(base._file, file, without=set(replaced))
+                    carry_along(base._file, file, without=set(replaced))
                 file.attrs["format"], file.attrs["format_version"] = kind.name, kind.version
                 if clip_id:
                     file.attrs["clip_id"] = clip_id
@@ -400,6 +400,17 @@ def write_records(
                 writer.check()
         if spool is not None:
             streams.emit(spool)
+
+
+@contextlib.contextmanager
+def new_hdf5_file(path: Path, *, force: bool = False) -> Iterator[h5py.File]:
+    """A file of a layout that is not ours, written under the same promises: whole or not at all. Raises StorageError when the disk fails."""
+    with (
+        new_file(path, force=force) as temporary,
+        _storage_errors(f"the folder {path.parent}"),
+        _hdf5_file(os.fspath(temporary), "w") as file,
+    ):
+        yield file
 
 
 _abandoned: list[h5py.File] = []
@@ -433,8 +444,8 @@ def _storage_errors(where: str) -> Iterator[None]:
         raise storage_error(OSError(getattr(error, "errno", None) or 0, str(error)), where) from error
 
 
-def _carry_along(source: h5py.Group, target: h5py.Group, *, without: set[str]) -> None:
-    """Copy everything else as it is, ours and strangers'. A plain copy of the file and deletions would leave holes in it.
+def carry_along(source: h5py.Group, target: h5py.Group, *, without: set[str]) -> None:
+    """Copy everything but `without` as it is, ours and strangers'. A plain copy of the file and deletions would leave holes in it.
 
     Compressed chunks move as they are. (H5Ocopy does that too, but crashes the process when the disk is full.)
     """
@@ -445,7 +456,7 @@ def _carry_along(source: h5py.Group, target: h5py.Group, *, without: set[str]) -
             continue
         item = source[name]
         if isinstance(item, h5py.Group):
-            _carry_along(item, target.create_group(name), without=set())
+            carry_along(item, target.create_group(name), without=set())
         else:
             _carry_dataset(item, target, name)
 

@@ -89,6 +89,7 @@ EPISODE = FileKind(
         Group("motion", records.Motion, "filter", needs=("tracks",)),
         Group("events", records.Events, "segment", needs=("motion",)),
         Group("captions", records.Captions, "caption", needs=("events",)),
+        Group("truth", records.Truth, "simulate", needs=("video",)),
     ),
 )
 

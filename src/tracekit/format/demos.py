@@ -1,0 +1,155 @@
+"""Demonstrations in the layout of robomimic's datasets (robomimic 0.3; https://robomimic.github.io), which robomimic itself reads.
+
+    data/demo_0/{actions, rewards, dones, obs/{agentview_image, eye_in_hand_image, proprio}}   one group a demonstration
+    mask/{train, valid}                                                                        names of demonstrations
+
+`obs` at t is what was seen before `actions` at t. A file of one demonstration is a part from which a whole one is put together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tracekit.errors import BadDataError, MissingInputError, ResumableError
+from tracekit.format import provenance
+from tracekit.format.container import check_is_whole
+from tracekit.format.file import carry_along, new_hdf5_file
+from tracekit.format.provenance import Step
+
+FORMAT, VERSION = "tracekit/demos", 1
+_GYMNASIUM = 2
+"""robomimic's number of this type of environment."""
+_VALID_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demonstration of T steps."""
+
+    name: str
+    parameters: dict[str, Any]
+    """Everything that it follows from. `number` counts the starts of its task: what has one start goes into one split."""
+    language: str
+    """What is done, in a sentence."""
+    success: bool
+    actions: np.ndarray
+    """(T, a) in [-1, 1]."""
+    rewards: np.ndarray
+    """(T,)."""
+    dones: np.ndarray
+    """(T,) bool, whether the episode could end after each action: the task is done, or nothing follows."""
+    agentview_image: np.ndarray
+    """(T, h, w, 3) uint8 RGB."""
+    eye_in_hand_image: np.ndarray
+    """(T, h, w, 3) uint8 RGB."""
+    proprio: np.ndarray
+    """(T, p) state of the robot."""
+
+
+def write_demo(path: Path, demo: Demo) -> None:
+    """Write a file of one demonstration. Raises StorageError when the disk fails."""
+    with new_hdf5_file(path, force=True) as file:
+        _put_root(file)
+        group = file.create_group("data/demo_0")
+        _put_attributes(group, demo)
+        for name in ("actions", "rewards"):
+            group[name] = getattr(demo, name).astype(np.float32)
+        group["dones"] = demo.dones.astype(np.uint8)
+        observations = group.create_group("obs")
+        observations["proprio"] = demo.proprio.astype(np.float32)
+        for name in ("agentview_image", "eye_in_hand_image"):
+            frames = getattr(demo, name)
+            observations.create_dataset(
+                name, data=frames, chunks=(1, *frames.shape[1:]), compression="gzip", compression_opts=4, fletcher32=True
+            )
+
+
+def read_contents(path: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of every demonstration in a file, by name. Raises BadDataError when it is no whole file of demonstrations."""
+    with _opened(path) as file:
+        return {name: parameters for name, parameters, _ in _demos(file, path)}
+
+
+def merge_demos(target: Path, sources: dict[str, Path], environments: list[str], step: Step) -> None:
+    """Write demonstrations to `target`: their names in order, and the file that each is in, which may be `target` itself.
+
+    Every tenth start of a task, the last ones, and one at least where there are two, make up mask/valid; the others mask/train.
+    Frames move as they are packed. Raises StorageError when the disk fails.
+    """
+    with new_hdf5_file(target, force=True) as file, ExitStack() as current:
+        _put_root(file)
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": ",".join(environments), "type": _GYMNASIUM, "env_kwargs": {}})
+        numbers, total = [], 0
+        stored: dict[str, tuple[dict[str, Any], h5py.Group]] = {}
+        opened = None
+        for index, (name, source) in enumerate(sources.items()):
+            if source != opened:
+                current.close()
+                demos = _demos(current.enter_context(_opened(source)), source)
+                stored, opened = {name: (parameters, group) for name, parameters, group in demos}, source
+            parameters, group = stored[name]
+            carry_along(group, data.create_group(f"demo_{index}"), without=set())
+            numbers.append(parameters["number"])
+            total += int(group.attrs["num_samples"])
+        data.attrs["total"] = total
+        valid = _held_out(np.array(numbers))
+        for split, members in (("train", ~valid), ("valid", valid)):
+            file[f"mask/{split}"] = np.array([f"demo_{index}" for index in np.flatnonzero(members)], dtype="S")
+        provenance.append(file, step)
+
+
+def _held_out(numbers: np.ndarray) -> np.ndarray:
+    """Which of the demonstrations, whose starts have these numbers (n,), are kept for validation: (n,) bool."""
+    starts = np.unique(numbers)
+    held = max(1, round(_VALID_SHARE * len(starts))) if len(starts) > 1 else 0
+    return np.isin(numbers, starts[len(starts) - held :])
+
+
+def _put_root(file: h5py.File) -> None:
+    file.attrs["format"], file.attrs["format_version"] = FORMAT, VERSION
+
+
+def _put_attributes(group: h5py.Group, demo: Demo) -> None:
+    group.attrs["num_samples"] = len(demo.actions)
+    group.attrs["name"] = demo.name
+    group.attrs["language"] = demo.language
+    group.attrs["success"] = demo.success
+    group.attrs["parameters"] = json.dumps(demo.parameters)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    name = os.fspath(path)
+    try:
+        with path.open("rb") as stream:
+            check_is_whole(stream.read(64), os.fstat(stream.fileno()).st_size, name)
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise MissingInputError(f"{name} does not exist") from None
+    except BlockingIOError:
+        raise ResumableError(f"{name} is locked: another process has it open for writing", hint="wait for that process") from None
+    except OSError as error:
+        raise BadDataError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise BadDataError(f"{name} holds no demonstrations: its attribute `format` is not {FORMAT}")
+        yield file
+
+
+def _demos(file: h5py.File, path: Path) -> Iterator[tuple[str, dict[str, Any], h5py.Group]]:
+    """Names, parameters and groups of the demonstrations of a file."""
+    try:
+        for group in file["data"].values():
+            yield group.attrs["name"], json.loads(group.attrs["parameters"]), group
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise BadDataError(f"{path} is damaged, or `tracekit simulate` did not make it: {str(error).splitlines()[0]}") from None

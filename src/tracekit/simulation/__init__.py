@@ -1,0 +1,1 @@
+"""Clips with ground truth, from a simulator."""

@@ -1,0 +1,103 @@
+"""Files of demonstrations: parts, merging, splits, damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tracekit.errors import BadDataError, MissingInputError
+from tracekit.format.demos import Demo, merge_demos, read_contents, write_demo
+from tracekit.format.provenance import Step, read
+
+STEP = Step("simulate", ["simulate"], "0.1.0", {"seed": 0}, [])
+
+
+def demo(name: str, number: int, length: int = 5) -> Demo:
+    rng = np.random.default_rng(number)
+    return Demo(
+        name=name,
+        parameters={"task": "push", "number": number},
+        language="push the puck",
+        success=True,
+        actions=rng.uniform(-1, 1, (length, 4)),
+        rewards=rng.uniform(size=length),
+        dones=np.arange(length) == length - 1,
+        agentview_image=rng.integers(0, 256, (length, 6, 8, 3), np.uint8),
+        eye_in_hand_image=rng.integers(0, 256, (length, 6, 8, 3), np.uint8),
+        proprio=rng.normal(size=(length, 4)),
+    )
+
+
+def parts(folder: Path, numbers: list[int]) -> dict[str, Path]:
+    result = {}
+    for index, number in enumerate(numbers):
+        path = folder / f"part{index}.h5"
+        write_demo(path, demo(f"d{index}", number, 5 + index))
+        result[f"d{index}"] = path
+    return result
+
+
+def split(path: Path) -> dict[str, list[str]]:
+    with h5py.File(path) as file:
+        return {name: [member.decode() for member in members[:]] for name, members in file["mask"].items()}
+
+
+def test_parts_become_one_file_in_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    sources = parts(tmp_path, [0, 1, 2])
+    merge_demos(tmp_path / "all.h5", {name: sources[name] for name in ("d2", "d0", "d1")}, ["metaworld/push-v3"], STEP)
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert [file[f"data/demo_{index}"].attrs["name"] for index in range(3)] == ["d2", "d0", "d1"]
+        assert file["data"].attrs["total"] == 5 + 6 + 7
+        expected = demo("d2", 2, 7)
+        group = file["data/demo_0"]
+        assert group.attrs["num_samples"] == 7 and group.attrs["success"] and group.attrs["language"] == "push the puck"
+        np.testing.assert_array_equal(group["obs/agentview_image"], expected.agentview_image)
+        np.testing.assert_array_equal(group["actions"], expected.actions.astype(np.float32))
+        np.testing.assert_array_equal(group["dones"], expected.dones)
+        assert [step.command for step in read(file)] == ["simulate"]
+    assert read_contents(tmp_path / "all.h5") == {f"d{number}": {"task": "push", "number": number} for number in range(3)}
+
+
+def test_a_file_grows_by_parts_and_is_its_own_source(tmp_path: Path) -> None:
+    sources = parts(tmp_path, [0, 1, 2, 3])
+    whole, grown = tmp_path / "whole.h5", tmp_path / "grown.h5"
+    merge_demos(whole, sources, ["metaworld/push-v3"], STEP)
+    merge_demos(grown, {name: sources[name] for name in ("d1", "d3")}, ["metaworld/push-v3"], STEP)
+    merge_demos(grown, {**sources, "d1": grown, "d3": grown}, ["metaworld/push-v3"], STEP)
+    with h5py.File(whole) as one, h5py.File(grown) as other:
+        names: list[str] = []
+        one.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        assert len(names) == 4 * 6 + 2
+        for name in names:
+            np.testing.assert_array_equal(one[name][()], other[name][()], err_msg=name)
+
+
+@pytest.mark.parametrize(("num_starts", "num_valid"), [(1, 0), (2, 1), (10, 1), (16, 2), (30, 3)])
+def test_the_last_tenth_of_the_starts_is_kept_for_validation(tmp_path: Path, num_starts: int, num_valid: int) -> None:
+    """Two cameras film each start: both films are on the same side."""
+    merge_demos(tmp_path / "all.h5", parts(tmp_path, [*range(num_starts), *range(num_starts)]), ["metaworld/push-v3"], STEP)
+    found = split(tmp_path / "all.h5")
+    later = [*range(num_starts - num_valid, num_starts), *range(2 * num_starts - num_valid, 2 * num_starts)]
+    assert found["valid"] == [f"demo_{index}" for index in later]
+    assert sorted(found["train"] + found["valid"]) == sorted(f"demo_{index}" for index in range(2 * num_starts))
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = parts(tmp_path, [0])["d0"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(BadDataError, match="cut off"):
+        read_contents(path)
+    with pytest.raises(MissingInputError):
+        read_contents(tmp_path / "none.h5")
+    with h5py.File(tmp_path / "robomimic.h5", "w") as file:
+        file.create_group("data/demo_0")
+    with pytest.raises(BadDataError, match="holds no demonstrations"):
+        read_contents(tmp_path / "robomimic.h5")
+    with h5py.File(tmp_path / "robomimic.h5", "r+") as file:
+        file.attrs["format"] = "tracekit/demos"
+    with pytest.raises(BadDataError, match="did not make it"):
+        read_contents(tmp_path / "robomimic.h5")
