@@ -118,6 +118,18 @@ def small_episode() -> records.Episode:
             summary_level=np.zeros(0, int),
             summary_text=[],
         ),
+        truth=records.Truth(
+            simulator="formulas",
+            environment="three strips",
+            camera="corner2",
+            seed=0,
+            seconds_per_frame=0.1,
+            body_at_pixel=np.broadcast_to(np.arange(W) * 3 // W, (T, H, W)).astype(np.int16),
+            body_name=["left", "middle", "right"],
+            body_rigid_group=np.array([0, 0, 2]),
+            body_is_robot=np.array([0, 0, 1]),
+            world_from_body=np.tile(np.eye(4), (T, 3, 1, 1)),
+        ),
     )
 
 

@@ -34,7 +34,7 @@ def big_episode_file(tmp_path: Path) -> Path:
     episode = small_episode()
     noise = np.random.default_rng(0).integers(0, 256, (6, 700, 700, 3), dtype=np.uint8)
     video = dataclasses.replace(episode.video, width=700, height=700, frames=noise)
-    return write_episode(tmp_path / "big.h5", dataclasses.replace(episode, video=video))
+    return write_episode(tmp_path / "big.h5", dataclasses.replace(episode, video=video, truth=None))
 
 
 @pytest.fixture

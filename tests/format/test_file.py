@@ -133,7 +133,7 @@ def test_groups_that_no_longer_hold_are_left_out_and_strangers_stay(tmp_path: Pa
         assert sorted(writer.dropped) == ["captions", "events", "motion", "tracks"]
         writer.put(episode.geometry)
     with open_records(tmp_path / "b.h5", EPISODE) as file:
-        assert file.groups == ["video", "depth_sensor", "camera_sensor", "keypoints", "geometry"]
+        assert file.groups == ["video", "depth_sensor", "camera_sensor", "keypoints", "geometry", "truth"]
         assert ("my_lab/notes", (3,), "int64", 24) in file.datasets()
         assert len(file.steps()) == 1
     assert episode_file.read_bytes() == before, "inputs are read-only"

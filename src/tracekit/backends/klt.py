@@ -451,6 +451,7 @@ def _ride(frame: SceneFrame | None, view: _View, points: _Points, index: np.ndar
     beyond = view.scene.beyond(points.anchor[index])
     with np.errstate(invalid="ignore"):
         gone, covered = beyond > 1, beyond < -1
+    unknown = np.isnan(beyond)
 
     # It changes when it is gone, or looks as good where it would be. One that is followed changes in any case, but only moves then.
     changes = np.flatnonzero(body != points.body[index])
@@ -464,7 +465,7 @@ def _ride(frame: SceneFrame | None, view: _View, points: _Points, index: np.ndar
     # Out of sight it may be covered where it was, or have come nearer: then the surface and the looks are those of the other place.
     with np.errstate(invalid="ignore"):
         fits = np.abs(view.scene.beyond(place, BODY_TOLERANCE)) <= 1
-    moves |= ~seen[index[changes]] & ~followed & fits & (~covered[changes] | (alike_there >= SAME_THING))
+    moves |= ~seen[index[changes]] & ~followed & fits & (unknown[changes] | (covered[changes] & (alike_there >= SAME_THING)))
     stays_followed = followed & (~moves | (np.hypot(*(there - here).T) <= CLOSE))
     refused = np.concatenate([changes[~moves & ~followed], stuck[~gone[stuck] & ~points.live[index[stuck]]]])
     body[refused] = points.body[index[refused]]
@@ -478,7 +479,7 @@ def _ride(frame: SceneFrame | None, view: _View, points: _Points, index: np.ndar
     lost = lost[np.isfinite(past[lost, away[lost]]).all(axis=1)]
     body, place = riding.adopted(frame, view.scene, past[lost], away[lost])
     alike = _like_at_first(view, points, index[lost], np.nan_to_num(view.see(place)[0]))
-    taken = (body != FREE) & (~covered[lost] | (alike >= SAME_THING))
+    taken = (body != FREE) & (gone[lost] | unknown[lost] | (covered[lost] & (alike >= SAME_THING)))
     lost, body, place = (part[taken] for part in (lost, body, place))
     points.body[index[lost]] = body
     points.voters[index[lost]] = riding.nodes_around(frame, view.scene, place)
