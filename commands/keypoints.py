@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tracekit import video
 from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints
 from tracekit.extract.recording import match_recording
+from tracekit.format.file import RecordFile
 from tracekit.parameters import parameter
 from tracekit.records import CameraSensor, DepthSensor
 from tracekit.stage import Stage, Work
@@ -29,6 +30,7 @@ class Options(KeypointsParameters):
 
 def run(work: Work) -> None:
     options: Options = work.parameters
+    sensor = work.open_other(options.sensor) if options.sensor else None
     if work.episode is None:
         clip, frames = video.open_clip(
             work.source,
@@ -39,12 +41,12 @@ def run(work: Work) -> None:
             allow_partial=options.allow_partial,
             report=work.report,
         )
-        if options.sensor:  # whoever recorded it may have said what is done in it
-            clip = dataclasses.replace(clip, task=work.open_other(options.sensor).read("video").task)
+        if sensor:  # whoever recorded it may have said what is done in it
+            clip = dataclasses.replace(clip, task=sensor.read("video").task)
         work.start_clip(clip, frames)
         work.put(dataclasses.replace(clip, frames=frames if options.embed_frames else None))
-    if options.sensor:
-        depth, camera = bring_in_sensor(work, options)
+    if sensor:
+        depth, camera = bring_in_sensor(work, sensor, with_poses=options.sensor_poses == "yes")
     else:
         depth, camera = work.read_or_none("depth_sensor"), work.read_or_none("camera_sensor")
     work.put(
@@ -60,10 +62,8 @@ def run(work: Work) -> None:
     )
 
 
-def bring_in_sensor(work: Work, options: Options) -> tuple[DepthSensor, CameraSensor]:
+def bring_in_sensor(work: Work, other: RecordFile, *, with_poses: bool) -> tuple[DepthSensor, CameraSensor]:
     """Copy measured depth and cameras from another episode file of the same video."""
-    assert options.sensor
-    other = work.open_other(options.sensor)
     for group in ("depth_sensor", "camera_sensor"):
         other.require(group)
     depth, camera = match_recording(
@@ -71,8 +71,8 @@ def bring_in_sensor(work: Work, options: Options) -> tuple[DepthSensor, CameraSe
         other.read("depth_sensor"),
         other.read("camera_sensor"),
         work.clip,
-        with_poses=options.sensor_poses == "yes",
-        name=options.sensor,
+        with_poses=with_poses,
+        name=other.name,
     )
     work.put(depth)
     work.put(camera)

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from tracekit.documentation import table
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "extraction.md"
 IMAGES = ROOT / "docs" / "images"
@@ -136,11 +138,6 @@ def chain(stages: list[list[str]], output: Path) -> None:
         raise RuntimeError(f"{output.name}: exit codes {codes}")
 
 
-def table(rows: list[list[str]], header: list[str]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 @dataclass(frozen=True)
 class Column:
     """One column of a table: how the scores of several clips become one text."""
@@ -201,9 +198,9 @@ def page(scores: dict[tuple[str, str, str], dict[str, Any]], tasks: tuple[str, .
     return "\n\n".join(
         [
             BEGIN,
-            table(by_setting, ["", "camera", *(column.title for column in COLUMNS)]),
+            table(["", "camera", *(column.title for column in COLUMNS)], by_setting).rstrip(),
             f"By task, {SETTINGS[settings[0]].name}, mean of the {len(cameras)} cameras:",
-            table(by_task, ["task", *(column.title for column in COLUMNS if column.title != "ATE, cm")]),
+            table(["task", *(column.title for column in COLUMNS if column.title != "ATE, cm")], by_task).rstrip(),
             END,
         ]
     )

@@ -31,7 +31,7 @@ def format_page() -> str:
     parts.append(
         "## /provenance\n\nEvery command appends one group, `/provenance/0000` and so on, whose attributes say how the file came about.\n"
     )
-    parts.append(_table(("attribute", "meaning"), [(f"`{name}`", meaning) for name, meaning in provenance.MEANING.items()]))
+    parts.append(table(("attribute", "meaning"), [(f"`{name}`", meaning) for name, meaning in provenance.MEANING.items()]))
     return "\n".join(parts)
 
 
@@ -44,7 +44,7 @@ def commands_page() -> str:
         for words, command in _with_subcommands(name, app):
             parts.append(f"```\n{_help(words, command)}\n```\n")
     parts.append("## Exit codes\n")
-    parts.append(_table(("code", "meaning"), _exit_codes()))
+    parts.append(table(("code", "meaning"), _exit_codes()))
     return "\n".join(parts)
 
 
@@ -61,7 +61,7 @@ def _group_section(group: Group) -> str:
     needs = f" Computed from: {', '.join(group.needs)}." if group.needs else ""
     lines.append(f"Written by: {group.written_by}.{needs}\n")
     rows = [_row(entry) for entry in group.entries()]
-    lines.append(_table(("name", "type", "shape", "unit", "frame", "values", "meaning"), rows))
+    lines.append(table(("name", "type", "shape", "unit", "frame", "values", "meaning"), rows))
     return "\n".join(lines)
 
 
@@ -107,7 +107,8 @@ def _exit_codes() -> list[tuple[str, str]]:
     return [(str(code), text) for code, text in sorted(rows.items())]
 
 
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
@@ -115,7 +116,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 _FORMAT_INTRODUCTION = f"""Every file is plain HDF5 (readable by h5py, h5dump, HDFView and MATLAB) with these root attributes:
 
-{_table(("attribute", "meaning"), [(f"`{name}`", meaning) for name, meaning in ROOT_ATTRIBUTES.items()])}
+{table(("attribute", "meaning"), [(f"`{name}`", meaning) for name, meaning in ROOT_ATTRIBUTES.items()])}
 Conventions that hold everywhere:
 
 - Cameras use OpenCV axes: x right, y down, z forward. `world_from_camera` maps camera coordinates to world coordinates.

@@ -254,7 +254,7 @@ class Work:
         path = Path(os.path.abspath(self.source))
         name = self._clip_id or _storable(path.name if path.is_dir() else path.stem)
         self._writer.set_clip_id(name)
-        self.inputs = [name, clip.sha256]
+        self.inputs = [name, clip.sha256, *self.inputs]
         self._started = clip, frames
 
     @property

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracekit.evaluation.figures import figure, ratio
-from tracekit.geometry import cameras
-from tracekit.geometry.diameter import diameter
+from tracekit.extract.filter import diameter_seen
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,5 @@ def true_diameters(
     """
     result = np.full(len(reference_frame), np.nan)
     for point, frame in enumerate(reference_frame):
-        uv, z = cameras.project(xyz_world[visible[:, point], point], intrinsics, world_from_camera[frame])
-        result[point] = diameter(np.column_stack([uv, lambda_z * z])[z > 0])
+        result[point], _ = diameter_seen(xyz_world[visible[:, point], point], intrinsics, world_from_camera[frame], lambda_z)
     return result

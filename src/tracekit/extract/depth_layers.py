@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracekit.extract.cells import cell_of_pixel
 from tracekit.extract.clustering import cluster
 
 BREAK = 0.02
@@ -69,7 +70,7 @@ def find_layers(depth: np.ndarray, grid: tuple[int, int]) -> Layers:
     num_surfaces, surface = cv2.connectedComponents((~broken).astype(np.uint8), connectivity=4)
 
     num_patches = grid[0] * grid[1]
-    patch_of_pixel = _cell(depth.shape[0], grid[0])[:, None] * grid[1] + _cell(depth.shape[1], grid[1])
+    patch_of_pixel = cell_of_pixel(depth.shape[0], grid[0])[:, None] * grid[1] + cell_of_pixel(depth.shape[1], grid[1])
     pixels = np.bincount(patch_of_pixel.ravel(), minlength=num_patches)
     sizes = np.bincount(surface.ravel(), minlength=num_surfaces)
     lasting = (sizes >= 0.5 * depth.size / num_patches) & (np.arange(num_surfaces) > 0)
@@ -90,10 +91,6 @@ def find_layers(depth: np.ndarray, grid: tuple[int, int]) -> Layers:
         shown[(count.max(axis=0) == 0) | (np.bincount(patch_of_pixel[known], minlength=num_patches) < LEAST_KNOWN * pixels)] = NOTHING
     inverse_depth = np.where(shown >= 0, mean[shown, patches], 0) if num_surfaces else np.zeros(num_patches)
     return Layers(surface, shown.reshape(grid), inverse_depth.reshape(grid).astype(np.float32))
-
-
-def _cell(num_pixels: int, num_cells: int) -> np.ndarray:
-    return ((np.arange(num_pixels) + 0.5) * (num_cells / num_pixels)).astype(int)
 
 
 def split_parts(regions: np.ndarray, layers: Layers, part_patches: float, most: int, seed: int) -> np.ndarray:

@@ -34,6 +34,16 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
+def diameter_seen(xyz_world: np.ndarray, intrinsics: np.ndarray, world_from_camera: np.ndarray, lambda_z: float) -> tuple[float, int]:
+    """Largest distance, in pixels, between two of the positions (n, 3) seen as (u, v, lambda_z z) from one camera (4, 4).
+
+    Positions behind the camera are left out; their number comes second. NaN where none is left.
+    """
+    uv, z = cameras.project(xyz_world, intrinsics, world_from_camera)
+    in_front = z > 0
+    return diameter(np.column_stack([uv, lambda_z * z])[in_front]), int((~in_front).sum())
+
+
 def filter_moving(
     tracks: Tracks, geometry: Geometry, clip_width: int, clip_height: int, parameters: FilterParameters, *, report: Report
 ) -> Motion:
@@ -56,10 +66,9 @@ def filter_moving(
     num_behind = 0
     for done, track in enumerate(np.argsort(tracks.born, kind="stable")):
         xyz = tracks.xyz_world[used[:, track], track].astype(np.float64)
-        uv, z = cameras.project(xyz, geometry.intrinsics, geometry.world_from_camera[tracks.born[track]])
-        in_front = z > 0
-        num_behind += int((~in_front).sum())
-        diameter_px[track] = diameter(np.column_stack([uv, parameters.lambda_z * z])[in_front])
+        camera = geometry.world_from_camera[tracks.born[track]]
+        diameter_px[track], behind = diameter_seen(xyz, geometry.intrinsics, camera, parameters.lambda_z)
+        num_behind += behind
         report.progress(done + 1, len(tracks.born), "tracks")
     moving = diameter_px > threshold  # NaN compares as False
 

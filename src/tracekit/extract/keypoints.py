@@ -8,12 +8,14 @@ import numpy as np
 
 from tracekit.backends.protocols import FeaturesBackend
 from tracekit.errors import BadDataError
+from tracekit.extract.cells import cell_of_pixel
 from tracekit.extract.chunks import chunk_bounds
 from tracekit.extract.depth_layers import NOTHING, Layers, find_layers, split_parts
 from tracekit.extract.entities import Entity, dissolve_outlines, group_patches, recognise, split_regions, unit_features, variety
 from tracekit.extract.farthest_points import farthest_points
 from tracekit.extract.motion_pass import MotionPass, smooth
 from tracekit.extract.quota import share_between_frames, share_budget, share_by_motion
+from tracekit.geometry.depth_lookup import doubtful_depth
 from tracekit.parameters import check, parameter
 from tracekit.records import CameraSensor, Frames, Keypoints
 from tracekit.report import Report
@@ -306,7 +308,7 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     trackability = np.maximum(cv2.cornerMinEigenVal(grey, TEXTURE_WINDOW), 0)
     compromise = np.where(trackability < LEAST_TEXTURE * trackability.max(), FLAT, IDEAL).astype(np.uint8)
 
-    rows, columns = _cell_of_pixel(height, entities.shape[0]), _cell_of_pixel(width, entities.shape[1])
+    rows, columns = cell_of_pixel(height, entities.shape[0]), cell_of_pixel(width, entities.shape[1])
     entity = entities[np.ix_(rows, columns)]
     own, other, contrast = _distance_from_looks(picture, entities, rows, columns)
     if layers is None:
@@ -323,8 +325,8 @@ def _survey(picture: np.ndarray, entities: np.ndarray, depth: np.ndarray | None,
     compromise[clearance < OUTLINE_WIDTH] = OUTLINE
 
     if depth is not None:
-        doubtful = _doubtful_depth(depth)
-        compromise[doubtful[np.ix_(_cell_of_pixel(height, depth.shape[0]), _cell_of_pixel(width, depth.shape[1]))]] = NO_DEPTH
+        doubtful = doubtful_depth(depth, DEPTH_EDGE)
+        compromise[doubtful[np.ix_(cell_of_pixel(height, depth.shape[0]), cell_of_pixel(width, depth.shape[1]))]] = NO_DEPTH
     border = min(border, (min(height, width) - 1) // 4)
     edge = np.ones((height, width), bool)
     edge[border : height - border, border : width - border] = False
@@ -338,7 +340,7 @@ def _entity_by_depth(entities: np.ndarray, layers: Layers, rows: np.ndarray, col
     NOTHING where no patch nearby is of the pixel's surface. Patches without depth keep their pixels.
     """
     surface = layers.surface[
-        np.ix_(_cell_of_pixel(len(rows), layers.surface.shape[0]), _cell_of_pixel(len(columns), layers.surface.shape[1]))
+        np.ix_(cell_of_pixel(len(rows), layers.surface.shape[0]), cell_of_pixel(len(columns), layers.surface.shape[1]))
     ]
     cell = np.ix_(rows, columns)
     entity = entities[cell]
@@ -392,21 +394,6 @@ def _length(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ijk,ijk->ij", vectors, vectors))
 
 
-def _doubtful_depth(depth: np.ndarray) -> np.ndarray:
-    """(h, w) bool: no return here or next to here, or a jump: interpolating there would invent a surface."""
-    import cv2
-
-    window = np.ones((3, 3), np.uint8)
-    known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
-    nearest, farthest = cv2.erode(known, window), cv2.dilate(known, window)
-    return (nearest <= 0) | (farthest > (1 + DEPTH_EDGE) * nearest)
-
-
-def _cell_of_pixel(num_pixels: int, num_cells: int) -> np.ndarray:
-    """(num_pixels,): which of `num_cells` even cells the centre of each pixel lies in."""
-    return ((np.arange(num_pixels) + 0.5) * (num_cells / num_pixels)).astype(int)
-
-
 def _best_places(survey: _Survey, entity: int, parts: int) -> _Places:
     """The best pixel of `entity` in each cell, where every patch is cut into `parts` x `parts` cells; many cells have none."""
     height, width = survey.trackability.shape
@@ -419,8 +406,8 @@ def _best_places(survey: _Survey, entity: int, parts: int) -> _Places:
     # In one number: less of a compromise first, then easier to track.
     preference = trackability / max(float(survey.trackability.max()), np.finfo(np.float32).tiny) - 2.0 * compromise
     preference = np.where(mine, preference, -np.inf)
-    _, first_row, row_cell = np.unique(_cell_of_pixel(height, survey.grid[0] * parts)[box[0]], return_index=True, return_inverse=True)
-    _, first_column, column_cell = np.unique(_cell_of_pixel(width, survey.grid[1] * parts)[box[1]], return_index=True, return_inverse=True)
+    _, first_row, row_cell = np.unique(cell_of_pixel(height, survey.grid[0] * parts)[box[0]], return_index=True, return_inverse=True)
+    _, first_column, column_cell = np.unique(cell_of_pixel(width, survey.grid[1] * parts)[box[1]], return_index=True, return_inverse=True)
     best = np.maximum.reduceat(np.maximum.reduceat(preference, first_row, axis=0), first_column, axis=1)
     v, u = np.nonzero(mine & (preference == best[np.ix_(row_cell, column_cell)]))
     _, first = np.unique(row_cell[v] * len(first_column) + column_cell[u], return_index=True)

@@ -324,6 +324,13 @@ class RecordWriter:
             dataset[start : start + _BLOCK_FRAMES] = frames[start : start + _BLOCK_FRAMES]
 
 
+def in_millimetres(depth: np.ndarray) -> tuple[np.ndarray, int]:
+    """Metric depth as files keep it, uint16 millimetres, and how many pixels are too far for that (beyond 65.535 m): unknown, 0."""
+    millimetres = np.rint(depth / _MILLIMETRE)
+    too_far = millimetres > np.iinfo(np.uint16).max
+    return np.where(too_far, 0, millimetres).astype(np.uint16), int(too_far.sum())
+
+
 class DepthSink:
     """Call it with (first frame, (n, h, w) float32 depth). Metric depth is kept in millimetres, relative depth as float16."""
 
@@ -339,10 +346,8 @@ class DepthSink:
     def __call__(self, start: int, depth: np.ndarray) -> None:
         dataset = self._open(depth.shape[1:])
         if self._metric:
-            millimetres = np.rint(depth / _MILLIMETRE)
-            too_far = millimetres > np.iinfo(np.uint16).max
-            self.num_too_far += int(too_far.sum())
-            dataset[start : start + len(depth)] = np.where(too_far, 0, millimetres).astype(np.uint16)
+            dataset[start : start + len(depth)], num_too_far = in_millimetres(depth)
+            self.num_too_far += num_too_far
         else:
             too_far = depth > np.finfo(np.float16).max
             self.num_too_far += int(too_far.sum())

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from tracekit.geometry import cameras, se3
+from tracekit.geometry.depth_lookup import doubtful_depth
+from tracekit.geometry.rigid_motion import twist_to_motion
 
 STEP = 4
 """Distance of the grid's points, pixels."""
@@ -36,6 +38,7 @@ AGREES = 2.0
 TRUST_RATE = 0.2
 """How fast a point gains or loses its say: in about five frames."""
 LEAST_TRUST = 0.02
+"""No point is silenced altogether: it may earn trust again."""
 NEIGHBOURHOOD = 2.0
 """How far the trust of a point carries, in grid cells, when another frame inherits it."""
 
@@ -76,7 +79,7 @@ def view_of(grey: np.ndarray, depth: np.ndarray, intrinsics: np.ndarray) -> View
     smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0)
     detail = smooth - cv2.GaussianBlur(smooth, (0, 0), DETAIL)
     gradient = (cv2.Sobel(detail, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(detail, cv2.CV_32F, 0, 1, scale=0.125))
-    return View(detail, gradient, _without_edges(np.asarray(depth, np.float32)), intrinsics)
+    return View(detail, gradient, np.where(doubtful_depth(depth, EDGE), 0, depth).astype(np.float32), intrinsics)
 
 
 def surface_of(view: View, trust: np.ndarray | None = None) -> Surface:
@@ -153,9 +156,7 @@ def align(surface: Surface, view: View, guess: np.ndarray) -> tuple[np.ndarray, 
         off = motion @ se3.inverse(start)
         right = right - prior * np.concatenate([cv2.Rodrigues(off[:3, :3])[0][:, 0], off[:3, 3]])
         step = np.linalg.solve(normal + np.diag(prior), right)
-        update = np.eye(4)
-        update[:3, :3], update[:3, 3] = cv2.Rodrigues(step[:3])[0], step[3:]
-        motion = update @ motion
+        motion = twist_to_motion(step) @ motion
         if scale <= 1.0 and np.abs(step).max() < SMALLEST_STEP:
             break
         scale = max(1.0, 0.6 * scale)
@@ -261,11 +262,3 @@ def _inverse_depth(depth: np.ndarray, uv: np.ndarray) -> np.ndarray:
 
 def _bilinear(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
     return cv2.remap(image, uv[:, :1], uv[:, 1:], cv2.INTER_LINEAR)[:, 0].astype(np.float64)
-
-
-def _without_edges(depth: np.ndarray) -> np.ndarray:
-    """Depth with 0 where its neighbourhood jumps, or holds a hole."""
-    window = np.ones((3, 3), np.uint8)
-    known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
-    nearest, farthest = cv2.erode(known, window), cv2.dilate(known, window)
-    return np.where((nearest > 0) & (farthest < (1 + EDGE) * nearest), known, 0).astype(np.float32)

@@ -75,6 +75,16 @@ def surface_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]
     return np.where(known_surface, lookup_depth(depth, uv, image_size, own[:, 0], tolerance).z, np.nan)
 
 
+def doubtful_depth(depth: np.ndarray, jump: float) -> np.ndarray:
+    """(h, w) bool: no return here or next to here, or a jump by more than the fraction `jump`: interpolating would invent a surface."""
+    import cv2
+
+    window = np.ones((3, 3), np.uint8)
+    known = np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    nearest, farthest = cv2.erode(known, window), cv2.dilate(known, window)
+    return (nearest <= 0) | (farthest > (1 + jump) * nearest)
+
+
 def nearest_depth(depth: np.ndarray, uv: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Depth (P,) of the nearest pixel to each of `uv` (P, 2), as it stands; NaN where it is unknown."""
     xy, inside = _on_grid(depth, uv, image_size)

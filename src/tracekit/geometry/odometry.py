@@ -18,13 +18,14 @@ of the surface, by its trust, holds. That is ten to a hundred times as exact, an
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from tracekit.geometry import cameras, se3
-from tracekit.geometry.dense_alignment import Surface, View, agreement, align, learn_trust, surface_of, view_of
+from tracekit.geometry.dense_alignment import LEAST_TRUST, TRUST_RATE, Surface, View, agreement, align, learn_trust, surface_of, view_of
 
 WORKING_SIDE = 640
 """Frames are reduced to this many pixels on the longer side: corners are located to a tenth of a pixel, which is enough."""
@@ -51,10 +52,6 @@ CONVINCING = 0.85
 """Share from which no other motion is looked for."""
 BETTER = 0.02
 """Share of the surface by which one motion must explain more than another to be preferred."""
-TRUST_RATE = 0.2
-"""How fast a point gains or loses its say: in about five frames."""
-LEAST_TRUST = 0.02
-"""No point of a new keyframe is silenced altogether: it may earn trust again."""
 NEIGHBOURHOOD_PX = 15.0
 """How far the word of a point carries when a new keyframe is taken."""
 MAX_KEYFRAMES = 48
@@ -180,8 +177,8 @@ class Odometry:
     def _aligned(self, pose: np.ndarray, view: View) -> tuple[np.ndarray, float]:
         """The pose near this one that puts the reference's surface where the view shows it, and the share of it that agrees."""
         assert self._reference is not None
-        motion, agreement = align(self._reference.surface, view, se3.inverse(pose) @ self._reference.world_from_camera)
-        return self._reference.world_from_camera @ se3.inverse(motion), agreement
+        motion, share = align(self._reference.surface, view, se3.inverse(pose) @ self._reference.world_from_camera)
+        return self._reference.world_from_camera @ se3.inverse(motion), share
 
     def _update_reference(self, view: View) -> None:
         """What of the reference's surface agrees with the pose that was found; and this frame in its place when little of it is seen."""
@@ -223,7 +220,7 @@ class Odometry:
             if share >= MIN_SURFACE_AGREEMENT:
                 self._resting = False
                 self._previous_pose, self._pose = self._pose, pose
-                self._keyframes.append(self._keyframe(grey, depth))
+                self._keyframes.append(dataclasses.replace(fresh, world_from_camera=pose))
                 del self._keyframes[:-MAX_KEYFRAMES]
                 self._update_reference(view)
                 return CameraEstimate(self._pose, self._certainty * share)

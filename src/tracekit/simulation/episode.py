@@ -21,7 +21,7 @@ from tracekit.extract.chunks import chunk_bounds
 from tracekit.extract.filter import FilterParameters, filter_moving
 from tracekit.extract.segment import SegmentParameters, motion_signal, smooth
 from tracekit.format.atomic import new_file
-from tracekit.format.file import Target, write_records
+from tracekit.format.file import Target, in_millimetres, write_records
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.format.validation import group_of
@@ -162,10 +162,8 @@ class _Depth:
         return self._millimetres[index].astype(np.float32) * np.float32(0.001)
 
     def put(self, frame: int, depth: np.ndarray, report: Report) -> None:
-        millimetres = np.rint(depth / 0.001)
-        too_far = millimetres > np.iinfo(np.uint16).max
-        report.count("depth pixels too far to be kept (beyond 65.5 m)", int(too_far.sum()))
-        self._millimetres[frame] = np.where(too_far, 0, millimetres)
+        self._millimetres[frame], num_too_far = in_millimetres(depth)
+        report.count("depth pixels too far to be kept (beyond 65.5 m)", num_too_far)
 
 
 def _write_truth(take: Take, recording: _Recording, clip: Clip, folder: Path, *, argv: list[str], report: Report) -> None:
