@@ -338,3 +338,56 @@ class Corpus:
     sample_caption: np.ndarray = array(
         "i4", "links", "captions that cover each sample's reference frame", values="range Q", path="captions/link"
     )
+    image_offset: np.ndarray | None = array(
+        "i8",
+        "S+1",
+        "first byte of each sample's picture in image_jpeg (with --embed-images; without, pictures are read from the videos)",
+        required=False,
+        path="images/offset",
+    )
+    image_jpeg: np.ndarray | None = array("u1", "image_bytes", "JPEG of each reference frame, RGB", required=False, path="images/jpeg")
+    depth_offset: np.ndarray | None = array(
+        "i8", "S+1", "first byte of each sample's depth in depth_png; no bytes where none is known", required=False, path="depth/offset"
+    )
+    depth_png: np.ndarray | None = array(
+        "u1", "depth_bytes", "16-bit PNG of each reference frame's depth, 0 where unknown", unit="mm", required=False, path="depth/png"
+    )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted traces of keypoints, and the true ones when they are known: all that `evaluate` needs, whoever predicted (paper D.1).
+
+    Symbols here: M samples (a frame and a sentence), R rows (keypoints) over all samples, S draws of the predictor for each row,
+    F future steps, h history steps. Positions are absolute: u, v in [-1, 1] of the frame, z metres, all seen from its camera.
+    """
+
+    sample_clip: list[str] = array("str", "M", "clip of each sample", path="samples/clip")
+    sample_frame: np.ndarray = array("i4", "M", "frame of each sample, in the clip's own count", path="samples/frame")
+    sample_caption: list[str] = array("str", "M", "sentence that the predictor was given", path="samples/caption")
+    sample: np.ndarray = array("i4", "R", "sample of each row", values="range M", path="rows/sample")
+    entity: np.ndarray = array("i4", "R", "entity of each row, within its clip", path="rows/entity")
+    moving: np.ndarray = array("u1", "R", "1 when the track moves: only these are scored", values="mask", path="rows/moving")
+    anchor: np.ndarray = array("f4", "R 3", "(u, v, z) at the frame", unit="(1, 1, m)", frame="reference camera", path="rows/anchor")
+    traces: np.ndarray = array(
+        "f4", "R S F 3", "steps 1 to F after the anchor", unit="(1, 1, m)", frame="reference camera", path="prediction/traces"
+    )
+    validity: np.ndarray | None = array(
+        "f4", "R F", "probability that each step exists, as the predictor says", required=False, path="prediction/validity"
+    )
+    true_traces: np.ndarray | None = array(
+        "f4", "R F 3", "what happened; ignored where not valid", unit="(1, 1, m)", frame="reference camera", required=False, path="truth/traces"
+    )
+    true_valid: np.ndarray | None = array(
+        "u1", "R F", "1 where what happened is known", values="mask", required=False, path="truth/valid"
+    )
+    history: np.ndarray | None = array(
+        "f4",
+        "R h 3",
+        "steps before the anchor, oldest first: what the constant-velocity baseline continues; ignored where not valid",
+        unit="(1, 1, m)",
+        frame="reference camera",
+        required=False,
+        path="history/traces",
+    )
+    history_valid: np.ndarray | None = array("u1", "R h", "1 where history is known", values="mask", required=False, path="history/valid")

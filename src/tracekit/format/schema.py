@@ -95,4 +95,8 @@ EPISODE = FileKind(
 
 CORPUS = FileKind("tracekit/corpus", 1, "training rows of many clips", (Group("", records.Corpus, "fit-bspline"),))
 
-KINDS = {kind.name: kind for kind in (EPISODE, CORPUS)}
+PREDICTIONS = FileKind(
+    "tracekit/predictions", 1, "predicted traces, and the true ones when they are known", (Group("", records.Predictions, "rollout"),)
+)
+
+KINDS = {kind.name: kind for kind in (EPISODE, CORPUS, PREDICTIONS)}
