@@ -120,7 +120,7 @@ def config_from_json(content: Any, where: str) -> Mu0Config:
         raise BadDataError(
             f"{where}: " + "; ".join([*(f"unknown field {name}" for name in unknown), *(f"no field {name}" for name in missing)])
         )
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict[str, Any]": dict}
     for name, value in content.items():
         kind = kinds[str(fields[name].type)]
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):

@@ -17,15 +17,21 @@ class FlowTime(nn.Module):
         self.num_features = num_features
         self.periods = (shortest_period, longest_period)
         self.embed: Any = nn.Sequential(nn.Linear(num_features, width), nn.SiLU(), nn.Linear(width, width))
-        self.heads: Any = nn.ModuleList(nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) for _ in range(num_layers))
-        for head in self.heads:  # every layer starts as the identity
-            nn.init.zeros_(head[1].weight)
-            nn.init.zeros_(head[1].bias)
+        # All zero, so that every layer starts as the identity.
+        self.heads: Any = nn.ModuleList(nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width)) for _ in range(num_layers))
 
     def forward(self, tau: Tensor) -> Tensor:
         """(layers, 6, B, width): shift, scale and gate of attention, then of the MLP."""
         embedded = self.embed(sinusoids(tau, self.num_features, *self.periods).to(self.embed[0].weight.dtype))
         return torch.stack([torch.stack(head(embedded).chunk(6, dim=-1)) for head in self.heads])
+
+
+def zero_linear(width: int, out: int) -> nn.Linear:
+    """A linear layer that says 0 until it has learnt something."""
+    layer = nn.Linear(width, out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def sinusoids(tau: Tensor, num_features: int, shortest_period: float, longest_period: float) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tracekit.mu0.config import Mu0Config
+from tracekit.mu0.flow_time import zero_linear
 
 _HISTORY, _TARGET = 0, 1
 
@@ -28,9 +29,7 @@ class QueryTokens(nn.Module):
         # As many rows as the release has; a token of a keypoint takes the row of its number.
         self.group = nn.Embedding(config.history + config.horizon, width)
         self.segment = nn.Embedding(2, width)
-        self.place: Any = nn.Sequential(nn.Linear(4 * config.fourier_bands, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.place[2].weight)
-        nn.init.zeros_(self.place[2].bias)
+        self.place: Any = nn.Sequential(nn.Linear(4 * config.fourier_bands, width), nn.SiLU(), zero_linear(width, width))
         self.fuse_in = nn.Linear(width + local_width, width) if local_width else None
         self.fuse_out = nn.Linear(width, width) if local_width else None
 

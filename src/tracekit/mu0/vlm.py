@@ -52,9 +52,8 @@ class DepthLoraLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.weight, self.bias = plain.weight, plain.bias
-        like = {"device": plain.weight.device, "dtype": torch.float32}
-        self.lora_A = nn.Parameter(torch.empty(rank, plain.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(plain.out_features, rank, **like))
+        self.lora_A = nn.Parameter(torch.empty(rank, plain.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(plain.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.lora_scale = alpha / rank
         self.sees_depth = False
