@@ -13,20 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tracekit.mu0.batch import TraceBatch
+from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.model import Forecast
-from tracekit.parameters import parameter
-
-DISTANCES = ("squared", "plain")
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of Eq. 10."""
-
-    # The release weighs the mean over 32 steps with 0.5; Eq. 8 is their sum.
-    done: float = parameter(0.5 / 32, "weight of validity, lambda_done of Eq. 10", minimum=0.0)
-    rigidity: float = parameter(0.1, "weight of rigidity, lambda_rig of Eq. 10", minimum=0.0)
-    rigid_distance: str = parameter("squared", "distances that rigidity keeps: squared (Eq. 9) or plain (the release)", choices=DISTANCES)
 
 
 @dataclass(frozen=True)
