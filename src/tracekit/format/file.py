@@ -77,6 +77,26 @@ class DatasetFrames:
         return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
+class Column:
+    """A dataset of a record that is longer than memory: read by slices along its first axis, each checked as `read` checks the whole."""
+
+    def __init__(self, dataset: h5py.Dataset, entry: Entry, axes: validation.Axes) -> None:
+        self._dataset, self._entry, self._axes = dataset, entry, axes
+        self._dtype = np.dtype(entry.spec.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._dataset.shape
+
+    def __len__(self) -> int:
+        return self._dataset.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        values = read_dataset(self._dataset, rows).astype(self._dtype, copy=False)
+        validation.check_values(self._entry.path, self._entry.spec, values, self._axes)
+        return values
+
+
 def _metres_per_unit(dataset: h5py.Dataset) -> float:
     value = dataset.attrs.get("metres_per_unit", _MILLIMETRE if dataset.dtype.kind == "u" else 1.0)
     if np.shape(value) != () or not np.issubdtype(np.asarray(value).dtype, np.number) or not 0 < float(value) < np.inf:
@@ -134,6 +154,15 @@ class RecordFile:
     def read_or_none(self, name: str) -> Any:
         """Like `read`, but None when the group is absent."""
         return self.read(name) if name in self._file else None
+
+    def column(self, name: str, field: str) -> Column | None:
+        """One field of the group `name`, an array of numbers, to be read by slices; None when it is absent."""
+        entry = self.kind.group(name).entry(field)
+        return Column(self._file[entry.path], entry, self._axes) if entry.path in self._file else None
+
+    def value(self, name: str, field: str) -> Any:
+        """One field of the group `name`, read as a whole; None when it is absent."""
+        return self._read_entry(self.kind.group(name).entry(field))
 
     def episode(self) -> Episode:
         """All records of an episode."""
@@ -275,7 +304,7 @@ class RecordWriter:
 
     def depth_sink(self, group: str, num_frames: int, *, metric: bool) -> DepthSink:
         """Where a stage puts the depth of group/depth block by block, before or after `put`."""
-        entry = next(entry for entry in self._kind.group(group).entries() if entry.field == "depth")
+        entry = self._kind.group(group).entry("depth")
         self.sinks.append(DepthSink(self._file, entry, num_frames, metric))
         return self.sinks[-1]
 

@@ -53,6 +53,10 @@ class Group:
             result.append(Entry(field.name, path, spec))
         return result
 
+    def entry(self, field: str) -> Entry:
+        """The entry of one field of the record."""
+        return next(entry for entry in self.entries() if entry.field == field)
+
 
 @dataclass(frozen=True)
 class FileKind:
@@ -99,4 +103,6 @@ PREDICTIONS = FileKind(
     "tracekit/predictions", 1, "predicted traces, and the true ones when they are known", (Group("", records.Predictions, "rollout"),)
 )
 
-KINDS = {kind.name: kind for kind in (EPISODE, CORPUS, PREDICTIONS)}
+TRACE_VALUES = FileKind("tracekit/trace-values", 1, "scores of predicted traces, one by one", (Group("", records.TraceValues, "evaluate -o"),))
+
+KINDS = {kind.name: kind for kind in (EPISODE, CORPUS, PREDICTIONS, TRACE_VALUES)}

@@ -1,0 +1,269 @@
+"""Samples of corpora for training and for evaluation (paper B.1, B.2, C.1).
+
+Training has no order but one: position p = 0, 1, 2, ... without end. Which sample stands at p, and everything random about it,
+follows from (seed, p) alone. So neither the number of workers or processes nor an interruption changes what is learnt from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from tracekit.mu0.augmentation import draw_color_jitter, jitter_color, noisy_millimetres
+from tracekit.mu0.config import Mu0Config
+from tracekit.mu0.corpus_index import CorpusIndex
+from tracekit.mu0.corpus_reader import CorpusReader
+from tracekit.mu0.depth_image import color_millimetres
+from tracekit.mu0.sample import TraceSample
+from tracekit.parameters import check, parameter
+from tracekit.pictures import depth_to_square, to_square
+from tracekit.report import Report
+
+TAU_DISTRIBUTIONS = ("beta", "uniform")
+# Flow time is never quite 0, where there is nothing left to denoise.
+_SMALLEST_TAU = 1e-3
+
+# Numbers of generators are (seed, position); orders of epochs have theirs beyond any position.
+_ORDER_OF_EPOCH = 1 << 63
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """What is drawn for a training sample, and how."""
+
+    max_keypoints: int = parameter(256, "most keypoints of a sample; their number is uniform from 1 to this", minimum=1)
+    static_share: float = parameter(0.0, "fraction of the keypoints that are taken from those that do not move", minimum=0.0, maximum=0.9)
+    color_jitter: float = parameter(0.3, "strength of the changes of brightness, contrast and saturation; hue half", minimum=0, maximum=1)
+    depth_noise: float = parameter(0.01, "standard deviation of the noise that is added to depth, in metres", minimum=0.0)
+    depth_dropout: float = parameter(0.7, "probability that a sample goes without depth", minimum=0.0, maximum=1.0)
+    history_dropout: float = parameter(0.2, "probability that a sample goes without history", minimum=0.0, maximum=1.0)
+    keypoint_history_dropout: float = parameter(0.3, "probability that one keypoint goes without history", minimum=0.0, maximum=1.0)
+    tau_distribution: str = parameter("beta", "flow times: Beta(1.5, 1), more of them noisy, or uniform", choices=TAU_DISTRIBUTIONS)
+
+
+@dataclass(frozen=True)
+class EvaluationParameters:
+    """What a model is given when it is tested."""
+
+    num_keypoints: int = parameter(0, "keypoints of a sample, spread over all there are; 0 takes all", minimum=0)
+    include_static: bool = parameter(False, "take keypoints that do not move, too")
+    use_history: bool = parameter(True, "show where the keypoints were before")
+    use_depth: bool = parameter(True, "show depth where there is any")
+
+
+class TraceDataset(Dataset[TraceSample]):
+    """Training samples by position. `len` is one epoch; positions go on beyond it, every epoch in an order of its own."""
+
+    def __init__(
+        self,
+        corpora: Sequence[str | os.PathLike],
+        config: Mu0Config,
+        parameters: SamplingParameters | None = None,
+        *,
+        seed: int = 0,
+        part: str = "all",
+        held_out: float = 0.0,
+        videos: str | os.PathLike | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """`part`, `held_out`, `report` and errors as in CorpusIndex; `videos` is a folder of videos that have moved."""
+        self.parameters = parameters or SamplingParameters()
+        check(self.parameters)
+        self.index = CorpusIndex(corpora, config, part=part, held_out=held_out, seed=seed, report=report)
+        self.seed = seed
+        self._source = _Source(self.index, config, videos)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> TraceSample:
+        """The sample at a position, which may be any number from 0."""
+        parameters, config = self.parameters, self._source.config
+        place = self._place(position)
+        random = _generator(self.seed, position)
+        reader, sample = self._source.at(place)
+        rows = reader.rows(sample)
+
+        tau = draw_tau(random, parameters.tau_distribution)
+        chosen = draw_keypoints(random, rows["moving"] > 0, rows["valid_keypoint"] > 0, parameters)
+        texts, _ = reader.captions(sample)
+        caption = texts[random.integers(len(texts))] if texts else ""
+        jitter = draw_color_jitter(random, parameters.color_jitter)
+        drops_depth = random.random() < parameters.depth_dropout
+        drops_all_history = random.random() < parameters.history_dropout
+        drops_history = drops_all_history | (random.random(len(chosen)) < parameters.keypoint_history_dropout)
+        noise = random.standard_normal((len(chosen), config.target_points, 3), dtype=np.float32)
+
+        image = to_square(reader.picture(sample), config.image_size)
+        if parameters.color_jitter > 0:
+            image = jitter_color(image, jitter)
+        depth = None
+        if config.use_depth and not drops_depth and (millimetres := reader.depth(sample)) is not None:
+            square = depth_to_square(millimetres, config.image_size)
+            depth = self._source.colored(noisy_millimetres(square, random, parameters.depth_noise))
+        return self._source.sample(position, place, caption, image, depth, rows, chosen, ~drops_history, noise, tau)
+
+    def _place(self, position: int) -> int:
+        """Which of the index' samples stands at a position."""
+        epoch, within = divmod(int(position), len(self.index))
+        if epoch not in self._orders:
+            while len(self._orders) > 1:  # batches may straddle two epochs
+                self._orders.pop(min(self._orders))
+            self._orders[epoch] = _generator(self.seed, _ORDER_OF_EPOCH + epoch).permutation(len(self.index))
+        return int(self._orders[epoch][within])
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_orders": {}}
+
+
+class EvaluationDataset(Dataset[TraceSample]):
+    """Samples in the order of the corpora, as they are: no augmentation, nothing dropped, the most general caption.
+
+    Noise and flow time, which only the validation loss needs, follow from (seed, number of the sample).
+    """
+
+    def __init__(
+        self,
+        corpora: Sequence[str | os.PathLike],
+        config: Mu0Config,
+        parameters: EvaluationParameters | None = None,
+        *,
+        seed: int = 0,
+        part: str = "all",
+        held_out: float = 0.0,
+        videos: str | os.PathLike | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """As TraceDataset. The same `seed` and `held_out` as in training give the clips that were held out there."""
+        self.parameters = parameters or EvaluationParameters()
+        check(self.parameters)
+        self.index = CorpusIndex(corpora, config, part=part, held_out=held_out, seed=seed, report=report)
+        self.seed = seed
+        self._source = _Source(self.index, config, videos)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> TraceSample:
+        parameters, config = self.parameters, self._source.config
+        place = range(len(self))[place]
+        random = _generator(self.seed, place)
+        reader, sample = self._source.at(place)
+        rows = reader.rows(sample)
+        usable = rows["valid_keypoint"] > 0
+        chosen = spread(np.flatnonzero(usable if parameters.include_static else usable & (rows["moving"] > 0)), parameters.num_keypoints)
+        tau = draw_tau(random, "beta")
+        noise = random.standard_normal((len(chosen), config.target_points, 3), dtype=np.float32)
+        image = to_square(reader.picture(sample), config.image_size)
+        depth = None
+        if config.use_depth and parameters.use_depth and (millimetres := reader.depth(sample)) is not None:
+            depth = self._source.colored(depth_to_square(millimetres, config.image_size))
+        keeps_history = np.full(len(chosen), parameters.use_history)
+        caption = most_general(*reader.captions(sample))
+        return self._source.sample(place, place, caption, image, depth, rows, chosen, keeps_history, noise, tau)
+
+
+def draw_tau(random: np.random.Generator, distribution: str) -> float:
+    """Flow time, in (0, 1]: 1 is noise."""
+    drawn = random.beta(1.5, 1.0) if distribution == "beta" else random.random()
+    return float(np.float32(drawn * (1 - _SMALLEST_TAU) + _SMALLEST_TAU))
+
+
+def draw_keypoints(random: np.random.Generator, moving: np.ndarray, usable: np.ndarray, parameters: SamplingParameters) -> np.ndarray:
+    """Rows (N,), ascending: N is uniform from 1 to as many as there are, `max_keypoints` at most, and so is their choice.
+
+    A share of them is taken from the static ones instead, as far as there are any.
+    """
+    candidates, static = np.flatnonzero(moving & usable), np.flatnonzero(~moving & usable)
+    number = int(random.integers(1, min(parameters.max_keypoints, len(candidates)) + 1))
+    num_static = min(round(parameters.static_share * number), len(static))
+    chosen = [random.permutation(candidates)[: number - num_static], random.permutation(static)[:num_static]]
+    return np.sort(np.concatenate(chosen))
+
+
+def spread(rows: np.ndarray, number: int) -> np.ndarray:
+    """`number` of `rows`, evenly spread over them so that no entity is favoured; all where there are fewer, or `number` is 0."""
+    if number == 0 or len(rows) <= number:
+        return rows
+    return rows[np.arange(number) * len(rows) // number]
+
+
+def most_general(texts: list[str], levels: np.ndarray) -> str:
+    """The sentence about the whole clip (level 0), or about the most events; "" where there is none."""
+    if not texts:
+        return ""
+    whole = np.flatnonzero(levels == 0)
+    return texts[int(whole[0]) if len(whole) else int(np.argmax(levels))]
+
+
+class _Source:
+    """What training and evaluation have in common: corpora opened in the process that reads, and the assembly of a sample."""
+
+    def __init__(self, index: CorpusIndex, config: Mu0Config, videos: str | os.PathLike | None) -> None:
+        self.config = config
+        self._index = index
+        self._readers = [CorpusReader(head, Path(videos) if videos else None) for head in index.heads]
+
+    def at(self, place: int) -> tuple[CorpusReader, int]:
+        return self._readers[self._index.corpus[place]], int(self._index.sample[place])
+
+    def colored(self, millimetres: np.ndarray) -> np.ndarray:
+        near, far = self._index.depth_log_range
+        return np.ascontiguousarray(color_millimetres(millimetres, (near, far)).transpose(2, 0, 1))
+
+    def sample(
+        self,
+        position: int,
+        place: int,
+        caption: str,
+        image: np.ndarray,
+        depth: np.ndarray | None,
+        rows: dict[str, np.ndarray],
+        chosen: np.ndarray,
+        keeps_history: np.ndarray,
+        noise: np.ndarray,
+        tau: float,
+    ) -> TraceSample:
+        head = self._readers[self._index.corpus[place]].head
+        number = int(self._index.sample[place])
+        rows = {name: column[chosen] for name, column in rows.items()}
+        valid_future = rows["valid_future"] > 0
+        valid_history = rows["valid_history"] > 0
+        if self.config.use_bspline:
+            target = rows["control_points"]
+            target_valid = np.broadcast_to((rows["valid_keypoint"] > 0)[:, None], target.shape[:2])
+        else:
+            target = (rows["future"] / head.delta_scale).astype(np.float32)
+            target_valid = valid_future
+        return TraceSample(
+            position=position,
+            clip=head.clip_name[head.sample_clip[number]],
+            frame=int(head.sample_frame[number]),
+            caption=caption,
+            image=np.ascontiguousarray(image.transpose(2, 0, 1)),
+            depth=depth,
+            current=rows["current"],
+            history=rows["history"],
+            valid_history=valid_history,
+            # A history with gaps would read as one that jumps to the anchor and back.
+            history_present=valid_history.all(axis=1) & keeps_history,
+            target=target,
+            target_valid=target_valid,
+            future=rows["future"],
+            valid_future=valid_future,
+            entity=rows["entity"],
+            moving=rows["moving"] > 0,
+            noise=noise,
+            tau=tau,
+        )
+
+
+def _generator(seed: int, number: int) -> np.random.Generator:
+    """A generator of its own for every (seed, number), at no cost: counter-based, nothing is run forward."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))

@@ -1,0 +1,141 @@
+"""Batches in the order of training, made by worker processes; stopped at any batch and started again there, nothing changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tracekit.errors import ConfigurationError, StorageError, TracekitError
+from tracekit.mu0.batch import TraceBatch
+from tracekit.mu0.collate import Collate
+from tracekit.mu0.dataset import EvaluationDataset, TraceDataset
+from tracekit.mu0.sample import TraceSample
+
+
+def loader(
+    dataset: TraceDataset | EvaluationDataset,
+    collate: Collate,
+    global_batch: int,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+    prefetch: int = 2,
+) -> Iterator[TraceBatch]:
+    """The batches of positions `start` to `stop` (one past the last; the end of an epoch when not given), in order.
+
+    Batch b of all processes together is the positions from start + b * global_batch; each of the `world_size` processes gets its
+    contiguous part, `global_batch / world_size` samples. The last batch may be smaller; a process that has no part in it gets none.
+    Errors of workers arrive here as they were raised. torch's own random state is not touched.
+    """
+    for batch, _ in _fetch(
+        _Fetch(dataset, collate, False), global_batch, start, stop, num_workers, rank, world_size, pin_memory, start_method, prefetch
+    ):
+        yield batch
+
+
+def evaluation_loader(
+    dataset: EvaluationDataset,
+    collate: Collate,
+    batch_size: int,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start_method: str | None = None,
+) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
+    """As `loader`, and with each batch the samples in it, without their pictures, for `prediction_fields`."""
+    return _fetch(_Fetch(dataset, collate, True), batch_size, start, stop, num_workers, rank, world_size, False, start_method, 2)
+
+
+@dataclass(frozen=True)
+class _Fetch(Dataset):
+    """Batches by their range of positions. Errors that a user can act on are values here: torch would wrap them into text."""
+
+    samples: TraceDataset | EvaluationDataset
+    collate: Collate
+    with_samples: bool
+
+    def __getitem__(self, positions: range) -> tuple[TraceBatch, list[TraceSample]] | TracekitError:
+        try:
+            samples = [self.samples[position] for position in positions]
+            return self.collate(samples), [_without_pictures(sample) for sample in samples] if self.with_samples else []
+        except TracekitError as error:
+            return error
+
+
+def _without_pictures(sample: TraceSample) -> TraceSample:
+    """They are in the batch; from a worker to here they would be copied once more."""
+    return dataclasses.replace(sample, image=sample.image[:, :0, :0], depth=None)
+
+
+class _Parts:
+    """The ranges of positions of one process, batch by batch."""
+
+    def __init__(self, start: int, stop: int, global_batch: int, rank: int, world_size: int) -> None:
+        self._start, self._stop, self._global_batch = start, stop, global_batch
+        self._part = global_batch // world_size
+        self._rank = rank
+
+    def __iter__(self) -> Iterator[range]:
+        for first in range(self._start, self._stop, self._global_batch):
+            part = range(first + self._rank * self._part, min(first + (self._rank + 1) * self._part, self._stop))
+            if len(part):
+                yield part
+
+
+def _fetch(
+    fetch: _Fetch,
+    global_batch: int,
+    start: int,
+    stop: int | None,
+    num_workers: int,
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+    start_method: str | None,
+    prefetch: int,
+) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
+    if global_batch < 1 or global_batch % world_size:
+        raise ConfigurationError(f"a batch of {global_batch} samples cannot be shared by {world_size} processes evenly")
+    num_samples = len(fetch.samples)
+    stop = (start // num_samples + 1) * num_samples if stop is None else stop
+    batches = DataLoader(
+        fetch,
+        batch_size=None,
+        sampler=_Parts(start, stop, global_batch, rank, world_size),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        prefetch_factor=prefetch if num_workers else None,
+        worker_init_fn=_quiet_worker,
+        multiprocessing_context=start_method if num_workers else None,
+        generator=torch.Generator().manual_seed(0),  # else torch draws from the generator of the training
+    )
+    try:
+        for result in batches:
+            if isinstance(result, TracekitError):
+                raise result
+            yield result
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StorageError(
+            f"a process that reads samples was ended: {str(error).splitlines()[0]}",
+            hint="is the memory, or the shared memory (/dev/shm), exhausted? fewer --workers or a smaller batch need less",
+        ) from error
+
+
+def _quiet_worker(worker: int) -> None:
+    """One thread a worker: more would wait for each other, and those of a parent process do not exist here."""
+    cv2.setNumThreads(0)
