@@ -99,8 +99,11 @@ def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, 
 
 
 def _without_none(kind: Any) -> type:
-    """`float` of `float | None`."""
-    return next(member for member in (*typing.get_args(kind), kind) if member is not type(None))
+    """`float` of `float | None`, `list` of `list[str] | None`."""
+    members = typing.get_args(kind)
+    if type(None) in members:
+        kind = next(member for member in members if member is not type(None))
+    return typing.get_origin(kind) or kind
 
 
 def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:

@@ -391,3 +391,31 @@ class Predictions:
         path="history/traces",
     )
     history_valid: np.ndarray | None = array("u1", "R h", "1 where history is known", values="mask", required=False, path="history/valid")
+
+
+@dataclass(frozen=True)
+class TraceValues:
+    """What `evaluate` measured, trace by trace.
+
+    Symbols here: R scored traces, Q predictors (of the file, and the baselines), K numbers of draws, T horizons. Values are those of the
+    best of the first `top` draws, NaN where there is none: the truth is not known, or the prediction holds fewer draws or steps.
+    """
+
+    space: str = attribute("str", "coordinates in which distances were taken: uv, uvz or z")
+    predictor: list[str] = array("str", "Q", "predictors")
+    horizon: np.ndarray = array("i4", "T", "steps that were scored")
+    top: np.ndarray = array("i4", "K", "draws of which the best counts")
+    row: np.ndarray = array("i4", "R", "row of each trace in the predictions file", path="rows/row")
+    clip: list[str] = array("str", "R", "clip of each trace", path="rows/clip")
+    sample: np.ndarray = array("i4", "R", "sample of each trace in the predictions file", path="rows/sample")
+    num_valid: np.ndarray = array("i4", "R T", "steps within the horizon whose truth is known", path="rows/num_valid")
+    ade: np.ndarray | None = array("f4", "R Q K T", "average displacement error", required=False, path="values/ade")
+    fde: np.ndarray | None = array("f4", "R Q K T", "final displacement error", required=False, path="values/fde")
+    dtw: np.ndarray | None = array("f4", "R Q K T", "dynamic time warping, as asked for", required=False, path="values/dtw")
+    dtw_path_mean: np.ndarray | None = array(
+        "f4", "R Q K T", "DTW over the length of its path, where `dtw` is over the valid steps", required=False, path="values/dtw_path_mean"
+    )
+    dtw_valid_steps: np.ndarray | None = array(
+        "f4", "R Q K T", "DTW over the valid steps, where `dtw` is over the length of its path", required=False, path="values/dtw_valid_steps"
+    )
+    frechet: np.ndarray | None = array("f4", "R Q K T", "discrete Fréchet distance", required=False, path="values/frechet")
