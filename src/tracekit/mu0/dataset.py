@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,40 +19,16 @@ from tracekit.mu0.corpus_index import CorpusIndex
 from tracekit.mu0.corpus_reader import CorpusReader
 from tracekit.mu0.depth_image import color_millimetres
 from tracekit.mu0.sample import TraceSample
-from tracekit.parameters import check, parameter
+from tracekit.mu0.sampling_parameters import EvaluationParameters, SamplingParameters
+from tracekit.parameters import check
 from tracekit.pictures import depth_to_square, to_square
 from tracekit.report import Report
 
-TAU_DISTRIBUTIONS = ("beta", "uniform")
 # Flow time is never quite 0, where there is nothing left to denoise.
 _SMALLEST_TAU = 1e-3
 
 # Numbers of generators are (seed, position); orders of epochs have theirs beyond any position.
 _ORDER_OF_EPOCH = 1 << 63
-
-
-@dataclass(frozen=True)
-class SamplingParameters:
-    """What is drawn for a training sample, and how."""
-
-    max_keypoints: int = parameter(256, "most keypoints of a sample; their number is uniform from 1 to this", minimum=1)
-    static_share: float = parameter(0.0, "fraction of the keypoints that are taken from those that do not move", minimum=0.0, maximum=0.9)
-    color_jitter: float = parameter(0.3, "strength of the changes of brightness, contrast and saturation; hue half", minimum=0, maximum=1)
-    depth_noise: float = parameter(0.01, "standard deviation of the noise that is added to depth, in metres", minimum=0.0)
-    depth_dropout: float = parameter(0.7, "probability that a sample goes without depth", minimum=0.0, maximum=1.0)
-    history_dropout: float = parameter(0.2, "probability that a sample goes without history", minimum=0.0, maximum=1.0)
-    keypoint_history_dropout: float = parameter(0.3, "probability that one keypoint goes without history", minimum=0.0, maximum=1.0)
-    tau_distribution: str = parameter("beta", "flow times: Beta(1.5, 1), more of them noisy, or uniform", choices=TAU_DISTRIBUTIONS)
-
-
-@dataclass(frozen=True)
-class EvaluationParameters:
-    """What a model is given when it is tested."""
-
-    num_keypoints: int = parameter(0, "keypoints of a sample, spread over all there are; 0 takes all", minimum=0)
-    include_static: bool = parameter(False, "take keypoints that do not move, too")
-    use_history: bool = parameter(True, "show where the keypoints were before")
-    use_depth: bool = parameter(True, "show depth where there is any")
 
 
 class TraceDataset(Dataset[TraceSample]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -137,5 +138,10 @@ def _fetch(
 
 
 def _quiet_worker(worker: int) -> None:
-    """One thread a worker: more would wait for each other, and those of a parent process do not exist here."""
+    """One thread a worker: more would wait for each other, and those of a parent process do not exist here.
+
+    Signals that ask to stop are for the process that trains; a cluster sends them to all. Workers end when it does.
+    """
     cv2.setNumThreads(0)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
