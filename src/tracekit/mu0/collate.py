@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tracekit.mu0.batch import TraceBatch
+from tracekit.mu0.rigid_pairs import rigid_pairs
 from tracekit.mu0.sample import TraceSample
 from tracekit.mu0.text import Tokenizer
 
@@ -25,11 +26,11 @@ class Collate:
         longest = max(len(sample.current) for sample in samples)
         width = -(-longest // self.multiple) * self.multiple
         present = np.arange(width) < np.array([[len(sample.current)] for sample in samples])
-        entity = _padded([sample.entity.astype(np.int64) for sample in samples], width, -1)
-        target_valid = _padded([sample.target_valid for sample in samples], width)
+        entity = torch.from_numpy(_padded([sample.entity.astype(np.int64) for sample in samples], width, -1))
+        target_valid = torch.from_numpy(_padded([sample.target_valid for sample in samples], width))
         history_present = _padded([sample.history_present for sample in samples], width)
         history = _padded([sample.history for sample in samples], width)
-        pair, weight = rigid_pairs(entity, present & target_valid.all(axis=2))
+        pair, weight = rigid_pairs(entity, target_valid.all(dim=2))
         text, text_present = self.tokenizer([sample.caption for sample in samples])
         depths = [sample.depth for sample in samples]
         depth = None
@@ -47,39 +48,16 @@ class Collate:
             history=torch.from_numpy(history * history_present[..., None, None]),
             history_present=torch.from_numpy(history_present),
             target=torch.from_numpy(_padded([sample.target for sample in samples], width)),
-            target_valid=torch.from_numpy(target_valid),
+            target_valid=target_valid,
             future=torch.from_numpy(_padded([sample.future for sample in samples], width)),
             valid_future=torch.from_numpy(_padded([sample.valid_future for sample in samples], width)),
-            entity=torch.from_numpy(entity),
+            entity=entity,
             moving=torch.from_numpy(_padded([sample.moving for sample in samples], width)),
-            rigid_pair=torch.from_numpy(pair),
-            rigid_weight=torch.from_numpy(weight),
+            rigid_pair=pair,
+            rigid_weight=weight,
             noise=torch.from_numpy(_padded([sample.noise for sample in samples], width)),
             tau=torch.tensor([sample.tau for sample in samples], dtype=torch.float32),
         )
-
-
-def rigid_pairs(entity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of valid keypoints of one sample and one entity, from entity (B, N) and valid (B, N).
-
-    Returns pairs (R, 2) int64 of places in the flattened (B * N), the smaller first, and weights (R,) float32: one over the number
-    of pairs of the pair's sample. Work and memory are those of the pairs, whatever else there is in the batch.
-    """
-    num_keypoints = entity.shape[1]
-    places = np.flatnonzero(valid)
-    sample, what = places // max(1, num_keypoints), entity.ravel()[places]
-    order = np.lexsort((places, what, sample))  # keypoints of one thing side by side
-    places, sample, what = places[order], sample[order], what[order]
-    starts = np.ones(len(places), bool)
-    starts[1:] = (sample[1:] != sample[:-1]) | (what[1:] != what[:-1])
-    start = np.flatnonzero(starts)
-    before = np.arange(len(places)) - np.repeat(start, np.diff([*start, len(places)]))  # of the same thing
-    second = np.repeat(np.arange(len(places)), before)
-    # 0, 1, ... before - 1 for each keypoint, counted back from itself.
-    back = np.arange(len(second)) - np.repeat(np.cumsum(before) - before, before) + 1
-    pairs = np.stack([places[second - back], places[second]], axis=1).astype(np.int64)
-    per_sample = np.bincount(sample[second], minlength=len(entity))
-    return pairs, (1.0 / per_sample[sample[second]]).astype(np.float32)
 
 
 def _padded(arrays: Sequence[np.ndarray], width: int, fill: int = 0) -> np.ndarray:
