@@ -1,15 +1,8 @@
 """Training rows from episodes: what a keypoint did before a reference frame, and the spline of what it did after (paper 2.4, 3.2, B.2).
 
-The work has two passes, because the targets are divided by scales of the whole corpus:
-
-    scales = CorpusScales()
-    for episode in episodes:                                              # first pass: nothing is kept but the scales
-        scales.add(episode_samples(episode, parameters, report))
-    delta_scale, depth_log_range = scales.result(report)
-    for episode in episodes:                                              # second pass: one shard at a time
-        yield fit_rows(episode_samples(episode, parameters, Report()), delta_scale, depth_log_range, parameters, report)
-
-`corpus` does the same in one go where the rows of all episodes fit into memory.
+The work has two passes, because the targets are divided by scales of the whole corpus: `episode_samples` makes the rows of each episode,
+`CorpusScales` measures them, `fit_control_points` fits them. `tracekit.extract.build_corpus` does so with files, one episode in memory
+at a time; `corpus` in one go where the rows of all episodes fit into memory.
 """
 
 from __future__ import annotations
@@ -79,7 +72,7 @@ def episode_samples(episode: Episode, parameters: FitBsplineParameters, report: 
     without a row whose future is known for `min_valid` steps, give no sample and are counted.
     Raises BadDataError when the episode has not been tracked, ConfigurationError when parameters exclude each other.
     """
-    min_valid = _check(parameters)
+    min_valid = check_parameters(parameters)
     if episode.geometry is None or episode.tracks is None:
         missing = "geometry" if episode.geometry is None else "tracks"
         raise BadDataError(
@@ -171,37 +164,56 @@ def fit_rows(
     Rows that do not count in the flow loss get zeros: their future is not known well enough. Raises ConfigurationError when
     a scale is not a positive number.
     """
-    delta_scale = np.asarray(delta_scale, dtype=np.float64)
-    if delta_scale.shape != (3,) or not (np.isfinite(delta_scale) & (delta_scale > 0)).all():
-        raise ConfigurationError(f"the delta scale is {delta_scale.tolist()}", hint="it must be three positive numbers, for u, v and z")
-    num_rows, num_steps = samples.valid_future.shape
-    control_points = np.zeros((num_rows, parameters.control_points, 3), dtype=np.float32)
-    num_clipped = 0
-    counting = np.flatnonzero(samples.valid_keypoint)
-    for start in range(0, len(counting), _ROWS_PER_FIT):
-        rows = counting[start : start + _ROWS_PER_FIT]
-        targets = np.zeros((len(rows), num_steps + 1, 3))
-        targets[:, 1:] = samples.future[rows] / delta_scale
-        valid = np.ones((len(rows), num_steps + 1), dtype=bool)
-        valid[:, 1:] = samples.valid_future[rows]
-        fitted = bspline.fit(targets, valid, parameters.control_points, parameters.ridge, parameters.basis)
-        num_clipped += int((np.abs(fitted) > parameters.clip).any(axis=(1, 2)).sum())
-        control_points[rows] = bspline.clip_control_points(fitted, parameters.clip)
-    report.count("rows whose control points were clipped", num_clipped)
-    if num_clipped > _MANY_CLIPPED * len(counting):
-        report.note(
-            f"{100 * num_clipped / len(counting):.0f} % of the rows have control points beyond {parameters.clip:g} delta scales, which were clipped: "
-            "their targets stop short of the motion. Resting keypoints make the scale small; --moving-only or a larger --clip helps."
-        )
+    control_points, num_clipped = fit_control_points(samples.future, samples.valid_future, samples.valid_keypoint, delta_scale, parameters)
+    count_clipped(num_clipped, int(np.count_nonzero(samples.valid_keypoint)), parameters, report)
     return replace(
         samples,
         control_points=control_points,
-        delta_scale=delta_scale,
+        delta_scale=np.asarray(delta_scale, dtype=np.float64),
         depth_log_range=np.asarray(depth_log_range, dtype=np.float64),
         basis=parameters.basis,
         ridge=parameters.ridge,
         clip_limit=parameters.clip,
     )
+
+
+def fit_control_points(
+    future: np.ndarray, valid_future: np.ndarray, valid_keypoint: np.ndarray, delta_scale: np.ndarray, parameters: FitBsplineParameters
+) -> tuple[np.ndarray, int]:
+    """The control points (R, D, 3) of rows with `future` (R, H, 3), and how many rows were clipped: see `fit_rows`."""
+    check_delta_scale(delta_scale)
+    num_rows, num_steps = valid_future.shape
+    control_points = np.zeros((num_rows, parameters.control_points, 3), dtype=np.float32)
+    num_clipped = 0
+    counting = np.flatnonzero(valid_keypoint)
+    for start in range(0, len(counting), _ROWS_PER_FIT):
+        rows = counting[start : start + _ROWS_PER_FIT]
+        targets = np.zeros((len(rows), num_steps + 1, 3))
+        targets[:, 1:] = future[rows] / delta_scale
+        valid = np.ones((len(rows), num_steps + 1), dtype=bool)
+        valid[:, 1:] = valid_future[rows]
+        fitted = bspline.fit(targets, valid, parameters.control_points, parameters.ridge, parameters.basis)
+        num_clipped += int((np.abs(fitted) > parameters.clip).any(axis=(1, 2)).sum())
+        control_points[rows] = bspline.clip_control_points(fitted, parameters.clip)
+    return control_points, num_clipped
+
+
+def check_delta_scale(delta_scale: np.ndarray) -> None:
+    """Raises ConfigurationError unless a scale is three positive numbers."""
+    if np.shape(delta_scale) != (3,) or not (np.isfinite(delta_scale) & (np.asarray(delta_scale) > 0)).all():
+        raise ConfigurationError(
+            f"the delta scale is {np.asarray(delta_scale).tolist()}", hint="it must be three positive numbers, for u, v and z"
+        )
+
+
+def count_clipped(num_clipped: int, num_counting: int, parameters: FitBsplineParameters, report: Report) -> None:
+    """Tell how many of the rows that count were clipped."""
+    report.count("rows whose control points were clipped", num_clipped)
+    if num_clipped > _MANY_CLIPPED * num_counting:
+        report.note(
+            f"{100 * num_clipped / num_counting:.0f} % of the rows have control points beyond {parameters.clip:g} delta scales, which were clipped: "
+            "their targets stop short of the motion. Resting keypoints make the scale small; --moving-only or a larger --clip helps."
+        )
 
 
 def corpus(
@@ -211,12 +223,12 @@ def corpus(
     delta_scale: np.ndarray | None = None,
     depth_log_range: np.ndarray | None = None,
 ) -> Corpus:
-    """The training rows of `episodes`, fitted. Holds all of them in memory: see the module's first lines for shards.
+    """The training rows of `episodes`, fitted. Holds all of them in memory (`build_corpus` does not).
 
     `delta_scale` and `depth_log_range` are measured on these rows where they are not given. No episodes give an empty corpus.
     """
-    _check(parameters)
-    samples = merge([episode_samples(episode, parameters, report) for episode in episodes] or [_empty(parameters)], parameters.allow_mixed)
+    check_parameters(parameters)
+    samples = merge([episode_samples(episode, parameters, report) for episode in episodes] or [empty(parameters)], parameters.allow_mixed)
     if delta_scale is None or depth_log_range is None:
         scales = CorpusScales()
         scales.add(samples)
@@ -226,7 +238,7 @@ def corpus(
     return fit_rows(samples, delta_scale, depth_log_range, parameters, report)
 
 
-def _check(parameters: FitBsplineParameters) -> int:
+def check_parameters(parameters: FitBsplineParameters) -> int:
     """Raises ConfigurationError unless the parameters are allowed, one by one and together. Returns the `min_valid` in force."""
     check(parameters)
     bspline.basis(parameters.control_points, parameters.horizon, parameters.basis)
@@ -356,7 +368,7 @@ def _caption_spans(captions: Captions, report: Report) -> list[tuple[float, floa
     return [(start, stop, level, text.strip()) for start, stop, level, text in spans if text.strip()]
 
 
-def _empty(parameters: FitBsplineParameters) -> Corpus:
+def empty(parameters: FitBsplineParameters) -> Corpus:
     """A corpus of no clips."""
     nothing = np.zeros(0, dtype=np.int32)
     return Corpus(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +35,9 @@ _LIBVER = ("v110", "v110")  # what Debian's h5dump reads
 _MILLIMETRE = 0.001
 _BLOCK_FRAMES = 16
 _CHUNK_BYTES = 1 << 20
+# What is read sample by sample, in any order, lies in smaller pieces and unpacked: floats of traces hardly shrink, JPEG not at all.
+_SCATTERED_CHUNK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Column:
         values = read_dataset(self._dataset, rows).astype(self._dtype, copy=False)
         validation.check_values(self._entry.path, self._entry.spec, values, self._axes)
         return values
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of it, some mebibytes at a time."""
+        row = max(1, int(np.prod(self.shape[1:], dtype=np.int64)) * self._dtype.itemsize)
+        for start in range(0, len(self), max(1, _BLOCK_BYTES // row)):
+            yield self[start : start + max(1, _BLOCK_BYTES // row)]
 
 
 def _metres_per_unit(dataset: h5py.Dataset) -> float:
@@ -201,12 +210,16 @@ class RecordFile:
     def validate_everything(self) -> None:
         """Read every value once: checksums, rules on values. Raises BadDataError at the first fault."""
         for name in self.groups:
-            record = self.read(name)
             for entry in self.kind.group(name).entries():
-                value = getattr(record, entry.field)
-                if entry.spec.is_frames and value is not None:
-                    for start in range(0, len(value), _BLOCK_FRAMES):
-                        value[start : start + _BLOCK_FRAMES]
+                if entry.is_attribute or entry.spec.dtype == "str" or entry.path not in self._file:
+                    self._read_entry(entry)
+                elif entry.spec.is_frames:
+                    frames = self._read_entry(entry)
+                    for start in range(0, len(frames), _BLOCK_FRAMES):
+                        frames[start : start + _BLOCK_FRAMES]
+                else:
+                    for _ in Column(self._file[entry.path], entry, self._axes).blocks():
+                        pass
         self.steps()
 
     def _read_entry(self, entry: Entry) -> Any:
@@ -290,17 +303,39 @@ class RecordWriter:
             self._file.require_group(group.name)
         for entry in group.entries():
             value = getattr(record, entry.field)
-            if value is None:
-                if entry.spec.required:
-                    raise TypeError(f"{type(record).__name__}.{entry.field} is None but required")
-            elif entry.is_attribute:
-                self._file[entry.path or "/"].attrs[entry.field] = (
-                    value if isinstance(value, str) else np.dtype(entry.spec.dtype).type(value)
-                )
-            elif entry.spec.is_frames:
-                self._put_frames(entry, value)
-            else:
-                self._put_array(entry, value)
+            if value is not None:
+                self._put_entry(entry, value)
+            elif entry.spec.required:
+                raise TypeError(f"{type(record).__name__}.{entry.field} is None but required")
+
+    def put_fields(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write some fields of the group `name`, for records that come into being piece by piece."""
+        for field, value in values.items():
+            self._put_entry(self._kind.group(name).entry(field), value)
+
+    def append(self, name: str, field: str, values: np.ndarray, *, scattered: bool = False) -> None:
+        """Add entries at the end of an array of the group `name`; the first call makes it, even when there are none.
+
+        `scattered` arrays will be read in small pieces in any order.
+        """
+        entry = self._kind.group(name).entry(field)
+        data = _as_stored(np.asarray(values), np.dtype(entry.spec.dtype), entry.path)
+        if entry.path not in self._file:
+            _create_growing(self._file, entry, data.shape[1:], data.dtype, scattered)
+        if len(data):
+            dataset = self._file[entry.path]
+            dataset.resize(len(dataset) + len(data), axis=0)
+            dataset[-len(data) :] = data
+
+    def appended(self, name: str, field: str) -> Column:
+        """What `append` has written so far."""
+        entry = self._kind.group(name).entry(field)
+        return Column(self._file[entry.path], entry, validation.Axes())
+
+    def truncate(self, name: str, lengths: Mapping[str, int]) -> None:
+        """Take back what was appended beyond these lengths."""
+        for field, length in lengths.items():
+            self._file[self._kind.group(name).entry(field).path].resize(length, axis=0)
 
     def depth_sink(self, group: str, num_frames: int, *, metric: bool) -> DepthSink:
         """Where a stage puts the depth of group/depth block by block, before or after `put`."""
@@ -326,7 +361,17 @@ class RecordWriter:
         for group in self._kind.groups:
             for entry in group.entries():
                 if entry.spec.values and entry.path in self._file:
-                    validation.check_values(entry.path, entry.spec, self._file[entry.path][()], axes)
+                    for _ in Column(self._file[entry.path], entry, axes).blocks():
+                        pass
+
+    def _put_entry(self, entry: Entry, value: Any) -> None:
+        if entry.is_attribute:
+            stored = value if isinstance(value, str) else np.dtype(entry.spec.dtype).type(value)
+            self._file[entry.path or "/"].attrs[entry.field] = stored
+        elif entry.spec.is_frames:
+            self._put_frames(entry, value)
+        else:
+            self._put_array(entry, value)
 
     def _put_array(self, entry: Entry, value: Any) -> None:
         assert entry.spec.shape is not None
@@ -515,11 +560,23 @@ def _create(file: h5py.File, entry: Entry, shape: tuple[int, ...], dtype: np.dty
     if 0 not in shape:
         filters = {"chunks": chunks, "shuffle": dtype.kind != "S", "compression": "gzip", "compression_opts": 1, "fletcher32": True}
     dataset = file.create_dataset(entry.path, shape, dtype, **filters)
+    _describe(dataset, entry)
+    return dataset
+
+
+def _create_growing(file: h5py.File, entry: Entry, row_shape: tuple[int, ...], dtype: np.dtype, scattered: bool) -> None:
+    """An array without entries yet. Chunks follow from the size of a row alone, so that however it grows it lies the same."""
+    chunk = max(1, (_SCATTERED_CHUNK_BYTES // max(1, int(np.prod(row_shape, dtype=np.int64)) * dtype.itemsize)))
+    packed: dict[str, Any] = {} if scattered else {"shuffle": True, "compression": "gzip", "compression_opts": 1}
+    shape, longest, chunks = (0, *row_shape), (None, *row_shape), (chunk, *(max(1, length) for length in row_shape))
+    _describe(file.create_dataset(entry.path, shape, dtype, maxshape=longest, chunks=chunks, fletcher32=True, **packed), entry)
+
+
+def _describe(dataset: h5py.Dataset, entry: Entry) -> None:
     for key in ("unit", "frame", "meaning"):
         if text := getattr(entry.spec, key):
             dataset.attrs[key] = text
     dataset.attrs["shape"] = " ".join(str(axis) for axis in entry.spec.shape or ())
-    return dataset
 
 
 def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
