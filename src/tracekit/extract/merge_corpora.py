@@ -106,6 +106,7 @@ def merge(corpora: Sequence[Corpus], allow_mixed: bool = False) -> Corpus:
     def joined(field: str) -> np.ndarray:
         return np.concatenate([getattr(part, field) for part in corpora])
 
+    columns: dict[str, Any] = {name: joined(name) for name in ROW_COLUMNS}
     return replace(
         corpora[0],
         clip_name=[name for part in corpora for name in part.clip_name],
@@ -119,7 +120,7 @@ def merge(corpora: Sequence[Corpus], allow_mixed: bool = False) -> Corpus:
         sample_caption=np.concatenate(links),
         **captions.columns,
         **agreement.whole,
-        **{name: joined(name) for name in ROW_COLUMNS},
+        **columns,
     )
 
 

@@ -50,6 +50,7 @@ class TraceDataset(Dataset[TraceSample]):
         self.parameters = parameters or SamplingParameters()
         check(self.parameters)
         self.index = CorpusIndex(corpora, config, part=part, held_out=held_out, seed=seed, report=report)
+        self.config = config
         self.seed = seed
         self._source = _Source(self.index, config, videos)
         self._orders: dict[int, np.ndarray] = {}
@@ -59,7 +60,7 @@ class TraceDataset(Dataset[TraceSample]):
 
     def __getitem__(self, position: int) -> TraceSample:
         """The sample at a position, which may be any number from 0."""
-        parameters, config = self.parameters, self._source.config
+        parameters, config = self.parameters, self.config
         place = self._place(position)
         random = _generator(self.seed, position)
         reader, sample = self._source.at(place)
@@ -119,6 +120,7 @@ class EvaluationDataset(Dataset[TraceSample]):
         self.parameters = parameters or EvaluationParameters()
         check(self.parameters)
         self.index = CorpusIndex(corpora, config, part=part, held_out=held_out, seed=seed, report=report)
+        self.config = config
         self.seed = seed
         self._source = _Source(self.index, config, videos)
 
@@ -126,7 +128,7 @@ class EvaluationDataset(Dataset[TraceSample]):
         return len(self.index)
 
     def __getitem__(self, place: int) -> TraceSample:
-        parameters, config = self.parameters, self._source.config
+        parameters, config = self.parameters, self.config
         place = range(len(self))[place]
         random = _generator(self.seed, place)
         reader, sample = self._source.at(place)
@@ -181,7 +183,7 @@ class _Source:
     """What training and evaluation have in common: corpora opened in the process that reads, and the assembly of a sample."""
 
     def __init__(self, index: CorpusIndex, config: Mu0Config, videos: str | os.PathLike | None) -> None:
-        self.config = config
+        self._config = config
         self._index = index
         self._readers = [CorpusReader(head, Path(videos) if videos else None) for head in index.heads]
 
@@ -210,7 +212,7 @@ class _Source:
         rows = {name: column[chosen] for name, column in rows.items()}
         valid_future = rows["valid_future"] > 0
         valid_history = rows["valid_history"] > 0
-        if self.config.use_bspline:
+        if self._config.use_bspline:
             target = rows["control_points"]
             target_valid = np.broadcast_to((rows["valid_keypoint"] > 0)[:, None], target.shape[:2])
         else:
