@@ -69,8 +69,8 @@ def draw_traces(
     """
     tracks, geometry = _tracks_and_geometry(episode)
     moving = _moving(tracks, episode.motion)
-    unit = _unit(frame)
-    layer = _Layer(frame)
+    unit = line_unit(frame)
+    layer = Layer(frame)
     if static:
         still = np.flatnonzero(~moving & tracks.valid[t].astype(bool))
         uv = trace_pixels(tracks, geometry, t, [t], still)[0]
@@ -78,7 +78,7 @@ def draw_traces(
 
     which = np.flatnonzero(moving)
     uv = trace_pixels(tracks, geometry, t, np.arange(max(0, t - tail), t + 1), which)
-    _draw_tails(layer, uv, _colours(tracks, which), colour_by, unit)
+    draw_tails(layer, uv, _colours(tracks, which), colour_by, unit)
     seen = tracks.visible[t, which].astype(bool)
     layer.rings(uv[-1, ~seen], 2.1 * unit, _colours(tracks, which[~seen]), 0.5)
     layer.dots(uv[-1, seen], 3.4 * unit, SHADOW, 0.5)
@@ -103,7 +103,7 @@ def trace_pixels(
 
 def draw_keypoints(frame: np.ndarray, keypoints: Keypoints, t: int) -> np.ndarray:
     """Frame t (H, W, 3) under the entities of the nearest representative frame, with the candidates selected at t."""
-    unit = _unit(frame)
+    unit = line_unit(frame)
     height, width = frame.shape[:2]
     picture = frame.copy()
     if len(keypoints.label_frame):
@@ -122,7 +122,7 @@ def draw_keypoints(frame: np.ndarray, keypoints: Keypoints, t: int) -> np.ndarra
         thickness = max(1, round(0.8 * unit))
         edge = cv2.dilate(edge, np.ones((thickness, thickness), np.uint8)).astype(bool)
         picture[edge] = PAPER
-    layer = _Layer(picture)
+    layer = Layer(picture)
     here = keypoints.frame == t
     layer.dots(keypoints.uv[here], 3.6 * unit, SHADOW, 0.6)
     layer.dots(keypoints.uv[here], 2.9 * unit, PAPER)
@@ -139,13 +139,13 @@ def draw_before_after(frame: np.ndarray, episode: Episode, t: int = 0) -> np.nda
     if episode.motion is None:
         raise BadDataError("the episode does not say which tracks move", hint="run `tracekit filter` first")
     moving = _moving(tracks, episode.motion)
-    unit = _unit(frame)
+    unit = line_unit(frame)
     panels = []
     for which in (np.arange(len(moving)), np.flatnonzero(moving)):
-        layer = _Layer(frame)
+        layer = Layer(frame)
         uv = trace_pixels(tracks, geometry, t, np.arange(len(tracks.valid)), which)
         colours = _colours(tracks, which)
-        _draw_tails(layer, uv, colours, "entity", 0.75 * unit, faintest=0.45)
+        draw_tails(layer, uv, colours, "entity", 0.75 * unit, faintest=0.45)
         layer.dots(uv[t], 1.8 * unit, colours)
         panels.append(layer.blended())
     titles = (f"{len(moving)} tracks", f"{int(moving.sum())} that move (diameter > {episode.motion.threshold_px:.0f} px)")
@@ -178,7 +178,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int | None = None, titl
 
 def text_size(picture: np.ndarray) -> float:
     """Height of letters, in pixels, that can be read on a picture of this size."""
-    return max(8.0, 15.0 * _unit(picture) ** 0.8)
+    return max(8.0, 15.0 * line_unit(picture) ** 0.8)
 
 
 def draw_text(picture: np.ndarray, text: str, x: float, y: float, size: float, colour: Colour = INK, *, anchor: str = "left") -> None:
@@ -247,7 +247,7 @@ def _lettering(text: str, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _unit(picture: np.ndarray) -> float:
+def line_unit(picture: np.ndarray) -> float:
     """The scale of line widths: 1 on a 640 x 480 picture."""
     return math.sqrt(picture.shape[0] * picture.shape[1] / (640 * 480))
 
@@ -267,7 +267,7 @@ def _colours(tracks: Tracks, which: np.ndarray) -> list[Colour]:
     return [entity_colour(entity) for entity in tracks.entity[which].tolist()]
 
 
-def _draw_tails(layer: _Layer, uv: np.ndarray, colours: Sequence[Colour], colour_by: str, unit: float, faintest: float = 0.08) -> None:
+def draw_tails(layer: Layer, uv: np.ndarray, colours: Sequence[Colour], colour_by: str, unit: float, faintest: float = 0.08) -> None:
     """Traces uv (L, n, 2), the oldest position first and faintest, on a thin shadow that sets them off from any ground."""
     num_steps = len(uv) - 1
     if num_steps < 1:
@@ -290,7 +290,7 @@ def _draw_tails(layer: _Layer, uv: np.ndarray, colours: Sequence[Colour], colour
             layer.lines(segments[step, tracks][drawable[step, tracks]], thickness[step], colour, alpha[step])
 
 
-class _Layer:
+class Layer:
     """Marks that are see-through, over a frame.
 
     `ink` is the frame with all marks drawn on it at full strength, `strength` says how much of the ink shows at each pixel.
