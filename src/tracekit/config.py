@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from tracekit.errors import ConfigurationError
+from tracekit.errors import ConfigurationError, MissingInputError
 
 FILE_NAME = "tracekit.toml"
 
@@ -25,10 +25,7 @@ def defaults_for(command: str, known: dict[str, type], commands: list[str]) -> d
     path = Path(FILE_NAME)
     if not path.is_file():
         return {}
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{FILE_NAME}: {error}") from None
+    content = _read(path, FILE_NAME)
     result: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
@@ -36,18 +33,44 @@ def defaults_for(command: str, known: dict[str, type], commands: list[str]) -> d
                 raise ConfigurationError(f"{FILE_NAME}: [{key}] is no command", hint=f"commands are: {', '.join(commands)}")
             continue
         if key.replace("-", "_") in known:  # an option of some other command only is no fault
-            result[key.replace("-", "_")] = _typed(value, known[key.replace("-", "_")], key)
-    for key, value in content.get(command.split()[0], {}).items():
+            result[key.replace("-", "_")] = _typed(value, known[key.replace("-", "_")], FILE_NAME, key)
+    return result | _section(content.get(command.split()[0], {}), command, known, FILE_NAME)
+
+
+def options_in(path: str, command: str, known: dict[str, type]) -> dict[str, Any]:
+    """Values of a file that configures one command: its options, or a section of its name that holds them.
+
+    Raises MissingInputError when there is no such file, ConfigurationError as `defaults_for`.
+    """
+    if not Path(path).is_file():
+        raise MissingInputError(f"{path} does not exist", hint="--config takes a TOML file of options")
+    content = _read(Path(path), path)
+    section = content.pop(command, {})
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"{path}: {command} is no section")
+    return _section({**content, **section}, command, known, path)
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+
+
+def _section(content: dict[str, Any], command: str, known: dict[str, type], file: str) -> dict[str, Any]:
+    result = {}
+    for key, value in content.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise ConfigurationError(f"{FILE_NAME}: [{command}] has no option {key!r}", hint=f"options are: {', '.join(sorted(known))}")
-        result[name] = _typed(value, known[name], f"{command}.{key}")
+            raise ConfigurationError(f"{file}: [{command}] has no option {key!r}", hint=f"options are: {', '.join(sorted(known))}")
+        result[name] = _typed(value, known[name], file, f"{command}.{key}")
     return result
 
 
-def _typed(value: Any, kind: type, key: str) -> Any:
+def _typed(value: Any, kind: type, file: str, key: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigurationError(f"{FILE_NAME}: {key} is {value!r}, but {kind.__name__} is expected")
+        raise ConfigurationError(f"{file}: {key} is {value!r}, but {kind.__name__} is expected")
     return value

@@ -33,6 +33,10 @@ class ConsoleReport(Report):
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
+    def describe(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+
     def finish(self) -> None:
         """Clear the bar and say what was left out."""
         if self._bar is not None:

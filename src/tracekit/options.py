@@ -1,7 +1,8 @@
 """Command-line options made from dataclasses, so that a default and its help are written once.
 
 Precedence: flag, then environment (TRACEKIT_<COMMAND>_<OPTION>, or TRACEKIT_<OPTION> for options that every command has),
-then tracekit.toml in the working folder, then the preset, then the default of the dataclass.
+then the file of --config where a command has that option, then tracekit.toml in the working folder, then the preset, then the default of
+the dataclass.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -29,16 +30,18 @@ def typer_app(
     metavar: str = "SOURCE...",
     presets: dict[str, dict[str, Any]] | None = None,
     flags: Mapping[str, tuple[str, ...]] | None = None,
+    own: Sequence[str] = ("parameters",),
     about: str = "",
 ) -> typer.Typer:
     """A Typer application of one command.
 
     `groups` maps a keyword of `run` to the parameters dataclass that fills it; every field becomes an option. `sources` is the
-    help of the positional arguments, None for a command without any. `flags` replaces the flag of a field. `run` is called
-    with `sources` and one instance per group.
+    help of the positional arguments, None for a command without any. `flags` replaces the flag of a field. `own` are the groups whose
+    options other commands do not share, so that only TRACEKIT_<COMMAND>_<OPTION> is theirs. `run` is called with `sources` and one
+    instance per group.
     """
     fields = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
-    common = {field.name for key, group in groups.items() if key != "parameters" for field in dataclasses.fields(group)}
+    common = {field.name for key, group in groups.items() if key not in own for field in dataclasses.fields(group)}
     hints = {key: hint for group in groups.values() for key, hint in typing.get_type_hints(group).items()}
     kinds = {key: _without_none(hint) for key, hint in hints.items()}
     flags = flags or {}
@@ -47,8 +50,10 @@ def typer_app(
         paths = list(values.pop("sources", None) or [])
         chosen = _explicit(ctx, values)
         from_file = config.defaults_for(name, kinds, _commands())
-        preset = values.get("preset") or from_file.get("preset") or ""
-        merged = {**values, **_preset(presets, preset), **from_file, **chosen}
+        if path := chosen.get("config") or from_file.get("config"):
+            from_file |= config.options_in(path, name, kinds)
+        preset = chosen.get("preset") or from_file.get("preset") or values.get("preset") or ""
+        merged = {**values, **_preset(presets, preset, fields.get("preset")), **from_file, **chosen}
         built = {key: group(**{field.name: merged[field.name] for field in dataclasses.fields(group)}) for key, group in groups.items()}
         for value in built.values():
             _check(value, chosen)
@@ -115,12 +120,14 @@ def _explicit(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _preset(presets: dict[str, dict[str, Any]] | None, name: str) -> dict[str, Any]:
-    if presets is None or not name or name == "paper":  # the paper's values are the defaults
+def _preset(presets: dict[str, dict[str, Any]] | None, name: str, field: dataclasses.Field | None) -> dict[str, Any]:
+    """Values of a preset. Where the command does not list its presets, "paper" is one, too: the defaults."""
+    if presets is None or not name:
         return {}
-    if name not in presets:
-        raise UsageError(f"there is no preset {name!r}", hint=f"choose one of: {', '.join(['paper', *presets])}")
-    return presets[name]
+    known = {**presets} if field is not None and field.metadata["rule"].choices else {"paper": {}, **presets}
+    if name not in known:
+        raise UsageError(f"there is no preset {name!r}", hint=f"choose one of: {', '.join(known)}")
+    return known[name]
 
 
 def _check(value: Any, explicit: dict[str, Any]) -> None:

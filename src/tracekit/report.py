@@ -24,3 +24,6 @@ class Report:
 
     def progress(self, done: int, total: int, unit: str = "frames") -> None:
         """`done` of `total` units are finished."""
+
+    def describe(self, text: str) -> None:
+        """What there is to say beside the progress: how well it goes."""

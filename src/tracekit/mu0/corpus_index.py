@@ -77,6 +77,12 @@ class CorpusIndex:
     def __len__(self) -> int:
         return len(self.sample)
 
+    def thin_out(self, number: int) -> None:
+        """Keep `number` samples, evenly spread over all; all where there are fewer."""
+        if len(self) > number:
+            kept = np.arange(number) * len(self) // number
+            self.corpus, self.sample = self.corpus[kept], self.sample[kept]
+
     @property
     def delta_scale(self) -> np.ndarray:
         """(3,) what divides the targets."""

@@ -1,0 +1,122 @@
+"""How well a network does on clips that it does not learn from: the loss, and predicted traces against what happened (paper D.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tracekit.evaluation.trace_scores import TraceParameters, score
+from tracekit.geometry import bspline
+from tracekit.mu0.batch import TraceBatch
+from tracekit.mu0.collate import Collate
+from tracekit.mu0.config import Mu0Config
+from tracekit.mu0.dataset import EvaluationDataset
+from tracekit.mu0.loader import evaluation_loader
+from tracekit.mu0.loss_weights import LossWeights
+from tracekit.mu0.losses import loss_counts, losses
+from tracekit.mu0.model import Mu0
+from tracekit.mu0.processes import Processes
+from tracekit.mu0.sample import TraceSample, prediction_fields
+from tracekit.mu0.shared_model import SharedModel
+from tracekit.mu0.train_step import TERMS, autocast, stacked
+from tracekit.records import Predictions
+
+_METRICS = ["ade", "dtw"]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The same samples, noise and flow times each time."""
+
+    config: Mu0Config
+    dataset: EvaluationDataset
+    collate: Collate
+    weights: LossWeights
+    num_draws: int
+    micro_batch: int
+    num_workers: int
+    bf16: bool
+
+    @property
+    def metric(self) -> str:
+        """The figure by which checkpoints are compared; less is better. Where no keypoint could be scored it is the loss."""
+        return f"ade/top{min(5, self.num_draws)}/{self.config.horizon}"
+
+    def __call__(self, shared: SharedModel, processes: Processes) -> dict[str, float]:
+        """The loss terms by TERMS, and "ade/top5/32" and so on. All processes take part, and all learn the figures."""
+        model = shared.model
+        model.eval()
+        try:
+            with torch.no_grad(), autocast(processes.device, self.bf16):
+                return self._measure(model, processes)
+        finally:
+            model.train()
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        """What `metric` says of `figures`."""
+        value = figures.get(self.metric, float("nan"))
+        return value if np.isfinite(value) else figures["loss"]
+
+    def _measure(self, model: Mu0, processes: Processes) -> dict[str, float]:
+        device = processes.device
+        sums, counts = torch.zeros(4, device=device), torch.zeros(3, device=device)
+        pieces: list[tuple[np.ndarray, np.ndarray, list[TraceSample]]] = []
+        for batch, samples in self._batches(processes):
+            batch = batch.to(device)
+            counts += loss_counts(batch)
+            sums += stacked(losses(model(batch), batch, self.weights, torch.ones(3, device=device)))
+            pieces.append((*self._predict(model, batch, samples), samples))
+        totals = processes.sum(torch.cat([sums, counts])).tolist()
+        flow, done, rigidity = (value / max(count, 1e-9) for value, count in zip(totals[1:4], totals[4:], strict=True))
+        loss = flow + self.weights.done * done + self.weights.rigidity * rigidity
+        everything = [piece for part in processes.gather(pieces) for piece in part]
+        figures = processes.first_does(lambda: self._score(everything))
+        return dict(zip(TERMS, (loss, flow, done, rigidity), strict=True)) | figures
+
+    def _batches(self, processes: Processes) -> Any:
+        """All processes have equally many batches: shared-out weights come together in all of them at the same time."""
+        each = len(self.dataset) // processes.world_size
+        size = max(size for size in range(1, min(self.micro_batch, each) + 1) if each % size == 0)
+        return evaluation_loader(
+            self.dataset,
+            self.collate,
+            size * processes.world_size,
+            stop=each * processes.world_size,
+            num_workers=self.num_workers,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+
+    def _predict(self, model: Mu0, batch: TraceBatch, samples: list[TraceSample]) -> tuple[np.ndarray, np.ndarray]:
+        """Absolute traces (R, S, H, 3) and validity (R, H) of the R keypoints of the samples."""
+        noise = np.zeros((len(samples), self.num_draws, batch.present.shape[1], *batch.target.shape[2:]), np.float32)
+        for row, sample in zip(noise, samples, strict=True):
+            random = np.random.Generator(np.random.Philox(key=np.array([self.dataset.seed, sample.position], np.uint64)))
+            row[:, : len(sample.current)] = random.standard_normal((self.num_draws, len(sample.current), *noise.shape[3:]), np.float32)
+        drawn = model.sample(batch, torch.from_numpy(noise).to(batch.tau.device))
+        traces = decode(drawn.points.float().cpu().numpy(), self.config, self.dataset.index.delta_scale)
+        validity = drawn.validity.float().mean(dim=1).cpu().numpy()
+        present = batch.present.cpu().numpy()
+        anchors = batch.current.float().cpu().numpy()[present]
+        return anchors[:, None, None] + traces.transpose(0, 2, 1, 3, 4)[present], validity[present]
+
+    def _score(self, pieces: list[tuple[np.ndarray, np.ndarray, list[TraceSample]]]) -> dict[str, float]:
+        top = ",".join(str(number) for number in sorted({1, min(5, self.num_draws)}))
+        parameters = TraceParameters(metric=_METRICS, horizons=str(self.config.horizon), top=top, resamples=0)
+        traces, validity = (np.concatenate([piece[part] for piece in pieces]).astype(np.float32) for part in (0, 1))
+        samples = [sample for piece in pieces for sample in piece[2]]
+        predictions = Predictions(traces=traces, validity=validity, **prediction_fields(samples))
+        return {
+            name: value for name, value in score(predictions, parameters, name="the validation").numbers().items() if "joint" not in name
+        }
+
+
+def decode(points: np.ndarray, config: Mu0Config, delta_scale: np.ndarray) -> np.ndarray:
+    """Futures minus the anchor (..., H, 3) from target points (..., P, 3): B P without the anchor's row (B.3), times the delta scale."""
+    if config.use_bspline:
+        points = bspline.basis(config.control_points, config.horizon, config.basis)[1:] @ points
+    return points * delta_scale
