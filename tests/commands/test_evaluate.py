@@ -76,7 +76,7 @@ def test_the_extraction_may_come_through_a_pipe(files: tuple[Path, Path]) -> Non
 
 
 def test_options_that_are_missing_or_wrong_are_2(files: tuple[Path, Path]) -> None:
-    for arguments in ((), ("--extraction", files[0]), ("--truth", files[1]), ("--extraction", "-", "--truth", "-")):
+    for arguments in (("--extraction", files[0]), ("--truth", files[1]), ("--extraction", "-", "--truth", "-")):
         done = tracekit("evaluate", *arguments)
         assert done.returncode == 2 and b"--extraction" in done.stderr, arguments
     done = tracekit("evaluate", "--extraction", files[0], "--truth", files[1], "--event-tolerance", "-1")

@@ -4,7 +4,7 @@ Letters: R traces, S draws of the predictor for each, F future steps, C coordina
 All functions take traces (R, S, F, C), the true ones (R, F, C), `valid` (R, F), true where the truth is known, and the horizons:
 the first T steps are scored, so all horizons are prefixes of one prediction. Steps that are not valid are never read; those that
 are left move together. All return (R, S, T) in the dtype of the traces (float32 or float64), NaN where no step is valid, where the
-prediction is shorter than the horizon, and where a trace is not finite at a step that counts.
+prediction is shorter than the horizon, and where a trace is not finite at a step within it.
 """
 
 from __future__ import annotations
@@ -170,29 +170,34 @@ def _alignment_kernel(num_coordinates: int, measure: int) -> Callable[..., None]
     """Compiles the dynamic programme over alignments for one measure, or finds it on disk.
 
     _LANES pairs advance side by side, so that each operation is one on vectors. The best alignment of two prefixes does not look
-    beyond them: the diagonal of one table holds the result for every horizon.
+    beyond them: the diagonal of one table holds the result for every horizon. A step that is not finite makes its whole row or column of
+    the table not finite, and all cells beyond, which every alignment has to cross.
     """
     import numba
+    from numba.extending import register_jitable
 
     lanes = _LANES
     is_frechet, counts_path = measure == _FRECHET, measure == _PATH_MEAN
+
+    @register_jitable
+    def aligned(like, number):
+        raw = np.zeros(number * lanes + 16, like.dtype)  # vectors that straddle two cache lines take twice as long
+        first = (64 - raw.ctypes.data % 64) % 64 // raw.itemsize
+        return raw[first : first + number * lanes].reshape(number, lanes)
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def align(traces, true_traces, steps, ends, result, start, stop):
         num_draws, num_steps = traces.shape[1], traces.shape[2]
         num_horizons = ends.shape[1]
-        zero, one, infinity = traces.dtype.type(0), traces.dtype.type(1), traces.dtype.type(np.inf)
-        predicted = np.zeros((num_steps, num_coordinates, lanes), traces.dtype)
-        true = np.zeros((num_steps, num_coordinates, lanes), traces.dtype)
-        not_finite = np.zeros(lanes, traces.dtype)  # 0, or NaN
+        predicted = aligned(traces, num_steps * num_coordinates).reshape(num_steps, num_coordinates, lanes)
+        true = aligned(traces, num_steps * num_coordinates).reshape(num_steps, num_coordinates, lanes)
         # The table of the pairs, one row at a time: cell (i, j) aligns i + 1 predicted with j + 1 true steps.
-        row = np.empty((num_steps, lanes), traces.dtype)
-        corner, left = np.empty(lanes, traces.dtype), np.empty(lanes, traces.dtype)  # the cells (i - 1, j - 1) and (i, j - 1)
-        diagonal = np.empty((num_steps, lanes), traces.dtype)
+        row, diagonal = aligned(traces, num_steps), aligned(traces, num_steps)
+        corner, left = aligned(traces, 1)[0], aligned(traces, 1)[0]  # the cells (i - 1, j - 1) and (i, j - 1)
         # The lengths of the paths that led to them.
-        row_length, diagonal_length = np.zeros((num_steps, lanes), traces.dtype), np.zeros((num_steps, lanes), traces.dtype)
-        corner_length, left_length = np.zeros(lanes, traces.dtype), np.zeros(lanes, traces.dtype)
-
+        row_length, diagonal_length = aligned(traces, num_steps), aligned(traces, num_steps)
+        corner_length, left_length = aligned(traces, 1)[0], aligned(traces, 1)[0]
+        zero, one, infinity = traces.dtype.type(0), traces.dtype.type(1), traces.dtype.type(np.inf)
         for first in range(start, stop, lanes):
             num_pairs = min(lanes, stop - first)
             longest = 0
@@ -202,14 +207,11 @@ def _alignment_kernel(num_coordinates: int, measure: int) -> Callable[..., None]
                 for horizon in range(num_horizons):
                     num_valid = max(num_valid, ends[trace, horizon])
                 longest = max(longest, num_valid)
-                spoilt = zero
                 for place in range(num_valid):
                     step = steps[trace, place]
                     for c in range(num_coordinates):
                         predicted[place, c, lane] = traces[trace, draw, step, c]
                         true[place, c, lane] = true_traces[trace, step, c]
-                        spoilt += zero * (predicted[place, c, lane] - true[place, c, lane])
-                not_finite[lane] = spoilt
 
             row[:longest] = infinity
             for i in range(longest):
@@ -237,7 +239,7 @@ def _alignment_kernel(num_coordinates: int, measure: int) -> Callable[..., None]
                             best = above if above < best else best
                             best = left[lane] if left[lane] < best else best
                         if is_frechet:  # of squared distances: they have the same order
-                            here = cost if cost > best else best
+                            here = (cost if cost > best else best) + zero * cost  # not finite where the cost is not
                         else:
                             here = best + np.sqrt(cost)
                         corner[lane] = above
@@ -260,6 +262,6 @@ def _alignment_kernel(num_coordinates: int, measure: int) -> Callable[..., None]
                         value = diagonal[end - 1, lane] / diagonal_length[end - 1, lane]
                     else:
                         value = diagonal[end - 1, lane] / end
-                    result[trace, draw, horizon] = value + not_finite[lane]
+                    result[trace, draw, horizon] = value if value < infinity else np.nan
 
     return align

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from tracekit.evaluation.paper_tables import PaperRow
 from tracekit.evaluation.trace_scores import MethodScores, TraceParameters, TraceScores
 
-NAME_WIDTH = 27
-CELL_WIDTH = 13
+NAME_WIDTH = 38
+CELL_WIDTH = 12
 TITLES = {"ade": "ADE", "fde": "FDE", "dtw": "DTW", "frechet": "Fréchet distance"}
 PAPER_MARK = "(paper)"
 PAPER_NOTE = f"{PAPER_MARK}: Tables 1 and 3 of the paper, on its own test set: other clips and keypoints than those scored here"
@@ -78,10 +79,13 @@ class _Row:
 def _rows(all_scores: list[TraceScores]) -> list[_Row]:
     """The predictors of all files, then the baselines: once, when they are the same for all files."""
     rows = [_Row(scores.name, scores.methods[0]) for scores in all_scores]
+    same = same_truth(all_scores)
     for number, baseline in enumerate(all_scores[0].methods[1:], start=1):
-        same = all(_same(scores.methods[number], baseline) for scores in all_scores)
         shown = all_scores[:1] if same else all_scores
-        rows += [_Row(baseline.name if same else f"{baseline.name}, {scores.name}", scores.methods[number]) for scores in shown]
+        rows += [
+            _Row(baseline.name if same else f"{baseline.name} ({_shortened(PurePath(scores.name).name, 16)})", scores.methods[number])
+            for scores in shown
+        ]
     return rows
 
 
@@ -119,7 +123,7 @@ def _method(row: _Row, metric: str, parameters: TraceParameters) -> list[str]:
 
 
 def _line(name: str, cells: list[str]) -> str:
-    return (f"{_shortened(name):{NAME_WIDTH}}" + "".join(f"{cell:>{CELL_WIDTH}}" for cell in cells)).rstrip()
+    return (f"{_shortened(name, NAME_WIDTH):{NAME_WIDTH}}" + "".join(f"{cell:>{CELL_WIDTH}}" for cell in cells)).rstrip()
 
 
 def _text(value: float | None) -> str:
@@ -130,6 +134,6 @@ def _plain(figure: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in figure.items()}
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, width: int) -> str:
     """The end of a long name: there files differ."""
-    return name if len(name) < NAME_WIDTH else "..." + name[4 - NAME_WIDTH :]
+    return name if len(name) <= width else "..." + name[3 - width :]
