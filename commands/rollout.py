@@ -253,13 +253,11 @@ def _watched(rollouts: Iterable[Rollout], kept: EvenlySpread) -> Iterator[Rollou
 def _drawn(predictions: Predictions, kept: EvenlySpread, choice: RolloutOptions) -> bytes:
     import cv2
 
-    from tracekit.trace_pictures import draw_predictions, prediction_sheet
+    from tracekit.trace_pictures import MOST_TRACES, prediction_sheet
 
-    frames = kept.chosen()
-    if choice.image:
-        picture = draw_predictions(frames[0], predictions, 0, most_traces=len(predictions.anchor))
-    else:
-        picture = prediction_sheet(predictions, frames)
+    # Whoever asks about points of a picture wants to see them all.
+    most_traces = len(predictions.anchor) if choice.image else MOST_TRACES
+    picture = prediction_sheet(predictions, kept.chosen(), most_traces=most_traces)
     assert choice.picture is not None
     return cv2.imencode(Path(choice.picture).suffix.lower(), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 

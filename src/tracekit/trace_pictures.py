@@ -15,7 +15,7 @@ from tracekit.records import Predictions
 # A panel is drawn at least this wide, so that lines are smooth and letters can be read.
 _LEAST_WIDTH = 560
 # More traces than this hide each other, and the frame.
-_MOST_TRACES = 24
+MOST_TRACES = 24
 # On a bare picture every point is a thing of its own; then a colour says where a trace started.
 _MOST_ENTITIES_BY_COLOUR = 12
 
@@ -43,7 +43,7 @@ class EvenlySpread:
         return {samples[place]: self._kept[samples[place]] for place in places}
 
 
-def draw_predictions(frame: np.ndarray, predictions: Predictions, sample: int, *, most_traces: int = _MOST_TRACES) -> np.ndarray:
+def draw_predictions(frame: np.ndarray, predictions: Predictions, sample: int, *, most_traces: int = MOST_TRACES) -> np.ndarray:
     """A frame (H, W, 3) uint8 RGB with all draws of the predicted traces of `sample`: faint at the anchor, a dot, and strong at the end.
 
     Of more than `most_traces` keypoints, some that are spread over the frame are shown. Frames narrower than a panel are enlarged.
@@ -53,7 +53,7 @@ def draw_predictions(frame: np.ndarray, predictions: Predictions, sample: int, *
     return _draw(frame, paths, predictions.anchor[rows], _colours(predictions, rows))
 
 
-def draw_truth(frame: np.ndarray, predictions: Predictions, sample: int, *, most_traces: int = _MOST_TRACES) -> np.ndarray:
+def draw_truth(frame: np.ndarray, predictions: Predictions, sample: int, *, most_traces: int = MOST_TRACES) -> np.ndarray:
     """The same for what happened, as far as it is known, of the same keypoints."""
     assert predictions.true_traces is not None and predictions.true_valid is not None
     rows = _rows_to_draw(predictions, sample, most_traces)
@@ -62,7 +62,7 @@ def draw_truth(frame: np.ndarray, predictions: Predictions, sample: int, *, most
     return _draw(frame, paths, predictions.anchor[rows], _colours(predictions, rows))
 
 
-def prediction_sheet(predictions: Predictions, frames: Mapping[int, np.ndarray], *, most_traces: int = _MOST_TRACES) -> np.ndarray:
+def prediction_sheet(predictions: Predictions, frames: Mapping[int, np.ndarray], *, most_traces: int = MOST_TRACES) -> np.ndarray:
     """The samples whose frame (H, W, 3) is in `frames`, by their number, each under its sentence, and beside it what happened where known."""
     panels, titles = [], []
     num_draws = predictions.traces.shape[1]
@@ -129,7 +129,7 @@ def _draw(frame: np.ndarray, paths: np.ndarray, anchor: np.ndarray, colours: lis
     pixels = to_pixels(paths.astype(np.float64), size).reshape(num_keypoints * num_draws, -1, 2).swapaxes(0, 1)
     of_draws = [colour for colour in colours for _ in range(num_draws)]
     # Draws that agree lie on each other; the more there are, the thinner each.
-    draw_tails(layer, pixels, of_draws, "entity", unit * (0.9 if num_draws == 1 else 0.6), faintest=0.35)
+    draw_tails(layer, pixels, of_draws, "entity", unit * (0.9 if num_draws == 1 else 0.75), faintest=0.35)
     here = to_pixels(anchor[:, :2].astype(np.float64), size)
     layer.dots(here, 3.0 * unit, SHADOW, 0.5)
     layer.dots(here, 2.4 * unit, PAPER)

@@ -29,6 +29,9 @@ from tracekit.mu0.statistics import CorpusStatistics
 from tracekit.mu0.text import Tokenizer
 from tracekit.records import Predictions
 
+# Keypoints closer than this, in [-1, 1], may be given the same noise.
+_SAME_PLACE = 1 / 4096
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -81,7 +84,8 @@ def predictions(rollouts: Iterable[Rollout]) -> Predictions:
 def draw_noise(sample: TraceSample, num_draws: int, config: Mu0Config, seed: int) -> np.ndarray:
     """(S, N, P, 3) float32, standard normal. A keypoint is known by its place, so that its row in the sample is of no matter."""
     where = f"{seed}/{sample.frame}/{sample.clip}".encode("utf-8", "surrogateescape")
-    places = np.ascontiguousarray(sample.current[:, :2], dtype="<f4") + np.float32(0)  # -0 is 0
+    # Rounded to parts of a pixel, so that the last bits of a position, which differ from one way to compute it to the next, do not count.
+    places = np.rint(sample.current[:, :2].astype(np.float64) / _SAME_PLACE).astype("<i8")
     noise = np.empty((num_draws, len(places), config.target_points, 3), np.float32)
     for row, place in enumerate(places):
         digest = hashlib.blake2b(where, digest_size=16, salt=place.tobytes()).digest()
