@@ -70,4 +70,6 @@ def rigidity_sum(velocity: Tensor, batch: TraceBatch, distance: str = "squared")
     squared = (one - other).square().sum(dim=-1)
     # The root has no slope at 0.
     kept = squared if distance == "squared" else (squared + 1e-12).sqrt()
-    return (kept.var(dim=-1, unbiased=False) * batch.rigid_weight).sum()
+    # Not Tensor.var, which warns where there is no pair.
+    variance = (kept - kept.mean(dim=-1, keepdim=True)).square().mean(dim=-1)
+    return (variance * batch.rigid_weight).sum()
