@@ -66,31 +66,23 @@ def ours_dtw(traces: np.ndarray, true: np.ndarray, valid: np.ndarray) -> np.ndar
 
 
 def aeon_dtw(traces: np.ndarray, true: np.ndarray) -> Callable[[], np.ndarray]:
-    """One call a trace with all of its draws, in threads of aeon's own: the quickest way through its public interface that we found."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distances = importlib.import_module("aeon.distances")
-    channels_first = np.ascontiguousarray(traces.transpose(0, 1, 3, 2)), np.ascontiguousarray(true.transpose(0, 2, 1))
-    one_by_one = np.ascontiguousarray(channels_first[0].reshape(NUM_PAIRS, 3, NUM_STEPS))
-    repeated = np.repeat(channels_first[1], NUM_DRAWS, axis=0)
-    compiled = pair_loop(distances)
-    return lambda: compiled(one_by_one, repeated)
-
-
-def pair_loop(distances: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """aeon's compiled distance in a compiled parallel loop: without, a Python call for each pair takes longer than the distance."""
+    """aeon's compiled distance in a compiled parallel loop: without one, a Python call for each pair takes as long as the distance."""
     import numba
 
-    distance = distances.dtw_distance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distance = importlib.import_module("aeon.distances").dtw_distance
 
     @numba.njit(parallel=True)
-    def loop(predicted, true):
+    def loop(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
         result = np.empty(len(predicted))
         for pair in numba.prange(len(predicted)):
             result[pair] = distance(predicted[pair], true[pair])
         return result
 
-    return loop
+    channels_first = np.ascontiguousarray(traces.reshape(NUM_PAIRS, NUM_STEPS, 3).transpose(0, 2, 1))
+    repeated = np.repeat(np.ascontiguousarray(true.transpose(0, 2, 1)), NUM_DRAWS, axis=0)
+    return lambda: loop(channels_first, repeated)
 
 
 def dtaidistance_dtw(traces: np.ndarray, true: np.ndarray) -> Callable[[], np.ndarray]:

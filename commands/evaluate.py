@@ -87,7 +87,10 @@ class EvaluateCommand:
             general.note(f"the paper has no figures in --space {parameters.space}")
         if not same_truth(all_scores):
             general.note("the files are about different keypoints: their figures cannot be compared, and each has its own baselines")
-        print(_json(trace_json(all_scores, parameters, what.seed, paper)) if what.json else trace_table(all_scores, parameters, paper))
+        if what.json:
+            print(_json(trace_json(all_scores, parameters, what.seed, paper, general.notes)))
+        else:
+            print(trace_table(all_scores, parameters, paper))
 
     def _score(self, source: str, what: EvaluateOptions, parameters: TraceParameters, item: str) -> TraceScores:
         report = ConsoleReport("evaluate", quiet=what.quiet, item=item)

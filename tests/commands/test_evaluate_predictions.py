@@ -83,7 +83,8 @@ def test_files_side_by_side(file: Path, tmp_path: Path) -> None:
     assert b"different keypoints" in done.stderr
     names = [row[:2] for row in lines(done.stdout) if row and row[0] in ("static", "constant-velocity")]
     assert names == [[name, of] for name in ("static", "constant-velocity") for of in ("(a.h5)", "(other.h5)")]
-    assert len(json.loads(tracekit("evaluate", file, other, "--json").stdout)["files"]) == 2
+    content = json.loads(tracekit("evaluate", file, other, "--json").stdout)
+    assert len(content["files"]) == 2 and "different keypoints" in content["notes"][0]
 
 
 def test_the_papers_rows_are_marked_as_the_papers(file: Path) -> None:

@@ -38,8 +38,10 @@ def trace_table(all_scores: list[TraceScores], parameters: TraceParameters, pape
     return "\n".join(lines)
 
 
-def trace_json(all_scores: list[TraceScores], parameters: TraceParameters, seed: int, paper: list[PaperRow]) -> dict[str, Any]:
-    """The same as plain data, and more: both normalisations of DTW. What cannot be told is None."""
+def trace_json(
+    all_scores: list[TraceScores], parameters: TraceParameters, seed: int, paper: list[PaperRow], notes: list[str]
+) -> dict[str, Any]:
+    """The same as plain data, and more: both normalisations of DTW. What cannot be told is None. `notes` are about all files together."""
     return {
         "parameters": {entry.name: getattr(parameters, entry.name) for entry in dataclasses.fields(TraceParameters)}
         | {"metric": parameters.metrics, "seed": seed},
@@ -65,6 +67,7 @@ def trace_json(all_scores: list[TraceScores], parameters: TraceParameters, seed:
             for top, horizon in _columns(parameters)
             if (value := row.figure(metric, top, horizon)) is not None
         ],
+        "notes": notes,
     }
 
 
