@@ -51,5 +51,5 @@ def to_square(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def depth_to_square(depth: np.ndarray, size: int) -> np.ndarray:
-    """Depth (h, w) on a grid of (size, size). Nearest pixels: an average over an edge is the depth of nothing."""
+    """Depth (h, w), or its colours (h, w, 3), on a grid of (size, size). Nearest pixels: an average over an edge is the depth of nothing."""
     return cv2.resize(depth, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from tracekit.pictures import MILLIMETRES
+
 # Luma of ITU-R 601, what grey means in PIL and torchvision.
 _LUMA = np.array([0.299, 0.587, 0.114])
 _HUES = 256
@@ -50,6 +52,9 @@ def jitter_color(picture: np.ndarray, jitter: ColorJitter) -> np.ndarray:
 
 def noisy_millimetres(millimetres: np.ndarray, random: np.random.Generator, sigma_metres: float) -> np.ndarray:
     """Depth (h, w) with Gaussian noise, float32 millimetres; unknown depth (0) stays unknown."""
-    noise = random.standard_normal(millimetres.shape, dtype=np.float32)
-    # Noise makes no known depth unknown.
-    return np.where(millimetres > 0, np.maximum(millimetres + noise * np.float32(1000.0 * sigma_metres), np.float32(1.0)), np.float32(0))
+    noisy = random.standard_normal(millimetres.shape, dtype=np.float32)
+    noisy *= np.float32(MILLIMETRES * sigma_metres)
+    noisy += millimetres
+    np.maximum(noisy, np.float32(1.0), out=noisy)  # noise makes no known depth unknown
+    noisy[millimetres == 0] = 0
+    return noisy

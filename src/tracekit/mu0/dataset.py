@@ -7,7 +7,7 @@ follows from (seed, p) alone. So neither the number of workers or processes nor 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +81,7 @@ class TraceDataset(Dataset[TraceSample]):
             image = jitter_color(image, jitter)
         depth = None
         if config.use_depth and not drops_depth and (millimetres := reader.depth(sample)) is not None:
-            square = depth_to_square(millimetres, config.image_size)
-            depth = self._source.colored(noisy_millimetres(square, random, parameters.depth_noise))
+            depth = self._source.depth_image(millimetres, lambda metric: noisy_millimetres(metric, random, parameters.depth_noise))
         return self._source.sample(position, place, caption, image, depth, rows, chosen, ~drops_history, noise, tau)
 
     def _place(self, position: int) -> int:
@@ -140,7 +139,7 @@ class EvaluationDataset(Dataset[TraceSample]):
         image = to_square(reader.picture(sample), config.image_size)
         depth = None
         if config.use_depth and parameters.use_depth and (millimetres := reader.depth(sample)) is not None:
-            depth = self._source.colored(depth_to_square(millimetres, config.image_size))
+            depth = self._source.depth_image(millimetres)
         keeps_history = np.full(len(chosen), parameters.use_history)
         caption = most_general(*reader.captions(sample))
         return self._source.sample(place, place, caption, image, depth, rows, chosen, keeps_history, noise, tau)
@@ -190,9 +189,16 @@ class _Source:
     def at(self, place: int) -> tuple[CorpusReader, int]:
         return self._readers[self._index.corpus[place]], int(self._index.sample[place])
 
-    def colored(self, millimetres: np.ndarray) -> np.ndarray:
+    def depth_image(self, millimetres: np.ndarray, augment: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """(3, image_size, image_size) uint8 colours of depth (h, w), which `augment` changes before it is coloured."""
+        size = self._config.image_size
+        shrinks = millimetres.size > size * size
+        # All work on the smaller of the two grids: nearest pixels are the same before and after.
+        if shrinks:
+            millimetres = depth_to_square(millimetres, size)
         near, far = self._index.depth_log_range
-        return np.ascontiguousarray(color_millimetres(millimetres, (near, far)).transpose(2, 0, 1))
+        colors = color_millimetres(augment(millimetres) if augment else millimetres, (near, far))
+        return np.ascontiguousarray((colors if shrinks else depth_to_square(colors, size)).transpose(2, 0, 1))
 
     def sample(
         self,
