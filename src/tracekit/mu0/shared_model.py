@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -27,7 +28,9 @@ class SharedModel:
         if fsdp:
             _shard(model, processes)
         elif processes.world_size > 1:
-            self._ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # newer torch calls `broadcast_buffers` by another name
+                self._ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def __call__(self, batch: TraceBatch) -> Forecast:
         return (self._ddp or self.model)(batch)
@@ -53,6 +56,8 @@ def _shard(model: Mu0, processes: Processes) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # Nobody changes the forecast in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     for layer in [*model.vlm.text.layers, *model.expert.layers]:  # type: ignore[union-attr]
         fully_shard(layer.mlp, mesh=mesh)

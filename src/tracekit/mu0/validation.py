@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from tracekit.evaluation.trace_scores import TraceParameters, score
-from tracekit.geometry import bspline
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.collate import Collate
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.dataset import EvaluationDataset
+from tracekit.mu0.decode import decode
 from tracekit.mu0.loader import evaluation_loader
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.processes import Processes
+from tracekit.mu0.rollout import draw_noise
 from tracekit.mu0.sample import TraceSample, prediction_fields
 from tracekit.mu0.shared_model import SharedModel
 from tracekit.mu0.train_step import TERMS, autocast, stacked
@@ -92,31 +93,22 @@ class Validation:
         )
 
     def _predict(self, model: Mu0, batch: TraceBatch, samples: list[TraceSample]) -> tuple[np.ndarray, np.ndarray]:
-        """Absolute traces (R, S, H, 3) and validity (R, H) of the R keypoints of the samples."""
-        noise = np.zeros((len(samples), self.num_draws, batch.present.shape[1], *batch.target.shape[2:]), np.float32)
+        """Absolute traces (R, S, H, 3) and validity (R, H) of the R keypoints of the samples, as `rollout` draws them for this seed."""
+        noise = torch.zeros(len(samples), self.num_draws, batch.present.shape[1], *batch.target.shape[2:])
         for row, sample in zip(noise, samples, strict=True):
-            random = np.random.Generator(np.random.Philox(key=np.array([self.dataset.seed, sample.position], np.uint64)))
-            row[:, : len(sample.current)] = random.standard_normal((self.num_draws, len(sample.current), *noise.shape[3:]), np.float32)
-        drawn = model.sample(batch, torch.from_numpy(noise).to(batch.tau.device))
-        traces = decode(drawn.points.float().cpu().numpy(), self.config, self.dataset.index.delta_scale)
-        validity = drawn.validity.float().mean(dim=1).cpu().numpy()
-        present = batch.present.cpu().numpy()
-        anchors = batch.current.float().cpu().numpy()[present]
-        return anchors[:, None, None] + traces.transpose(0, 2, 1, 3, 4)[present], validity[present]
+            row[:, : len(sample.current)] = torch.from_numpy(draw_noise(sample, self.num_draws, self.config, self.dataset.seed))
+        drawn = model.sample(batch, noise.to(batch.tau.device))
+        validity = drawn.validity.float()
+        traces = decode(self.config, drawn.points, batch.current, self.dataset.index.delta_scale, validity)
+        return traces.transpose(1, 2)[batch.present].cpu().numpy(), validity.mean(dim=1)[batch.present].cpu().numpy()
 
     def _score(self, pieces: list[tuple[np.ndarray, np.ndarray, list[TraceSample]]]) -> dict[str, float]:
         top = ",".join(str(number) for number in sorted({1, min(5, self.num_draws)}))
         parameters = TraceParameters(metric=_METRICS, horizons=str(self.config.horizon), top=top, resamples=0)
-        traces, validity = (np.concatenate([piece[part] for piece in pieces]).astype(np.float32) for part in (0, 1))
+        traces, validity = np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
         samples = [sample for piece in pieces for sample in piece[2]]
         predictions = Predictions(traces=traces, validity=validity, **prediction_fields(samples))
         return {
             name: value for name, value in score(predictions, parameters, name="the validation").numbers().items() if "joint" not in name
         }
 
-
-def decode(points: np.ndarray, config: Mu0Config, delta_scale: np.ndarray) -> np.ndarray:
-    """Futures minus the anchor (..., H, 3) from target points (..., P, 3): B P without the anchor's row (B.3), times the delta scale."""
-    if config.use_bspline:
-        points = bspline.basis(config.control_points, config.horizon, config.basis)[1:] @ points
-    return points * delta_scale
