@@ -24,7 +24,7 @@ from tracekit.mu0.checkpoint import Checkpoint, TrainState, load_model, save, st
 from tracekit.mu0.example_batch import example_batch
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.optimiser import trained_parameters
-from tracekit.mu0.presets import PRESETS, build, load_pretrained_parts
+from tracekit.mu0.presets import PRESETS, build, load_pretrained_parts, tokenizer_of
 from tracekit.mu0.references import make_references
 from tracekit.mu0.run_folder import RunFolder, find_checkpoint
 from tracekit.mu0.statistics import CorpusStatistics
@@ -112,12 +112,28 @@ def test_frozen_hub_weights_are_named_not_stored(tmp_path: Path, hub_folders: tu
     moved = tmp_path / "elsewhere"
     os.rename(hub_folders[0], moved)
     assert same_forecast(model, load_model(whole)[0]), "nothing but the checkpoint is needed"
-    with pytest.raises(MissingInputError, match="weights of .*vlm"):
+    with pytest.raises(MissingInputError, match=r"weights of .*vlm"):
         load_model(folder)
     assert same_forecast(model, load_model(folder, vlm=str(moved))[0])
     build(TINY, seed=12).vlm.smolvlm.save_pretrained(moved)
     with pytest.raises(BadDataError, match=r"are not those that .*named was trained with"):
         load_model(folder, vlm=str(moved))
+
+
+def test_the_vlms_tokenizer_comes_along(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "Task": 1, ":": 2, "lift": 3, "it": 4}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path / "hub")
+    config = dataclasses.replace(TINY, tokenizer="hub", vlm_source=str(tmp_path / "hub"), max_text_tokens=4)
+    model = build(config)
+    tokenizer = tokenizer_of(config)
+    save(tmp_path / "one", config, stored_weights(model, embed_frozen=True), STATISTICS, tokenizer=tokenizer)
+    os.rename(tmp_path / "hub", tmp_path / "gone")
+    ids, present = Checkpoint(tmp_path / "one").tokenizer()(["lift it", ""])
+    assert ids.tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]] and present.all()
 
 
 FILES = ["model.safetensors", "config.json", "stats.json", "train_state/optimizer.safetensors", "train_state/state.json"]

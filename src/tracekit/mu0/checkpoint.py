@@ -35,6 +35,7 @@ from tracekit.mu0.references import Reference, check_references, referenced_weig
 from tracekit.mu0.run_folder import find_checkpoint
 from tracekit.mu0.statistics import CorpusStatistics, statistics_from_json
 from tracekit.mu0.tensor_file import read_tensors, write_tensors
+from tracekit.mu0.text import HubTokenizer, Tokenizer
 
 FORMAT = "tracekit/checkpoint"
 FORMAT_VERSION = 1
@@ -62,7 +63,7 @@ def save(
     statistics: CorpusStatistics,
     *,
     references: Mapping[str, Reference] | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     train_state: TrainState | None = None,
 ) -> None:
     """Write a checkpoint as a new folder. `weights` are `stored_weights` of the network.
@@ -76,7 +77,7 @@ def save(
         )
         write_tensors(temporary / _WEIGHTS, weights)
         _write_json(temporary / _STATISTICS, statistics.to_json())
-        if hasattr(tokenizer, "save"):
+        if isinstance(tokenizer, HubTokenizer):
             tokenizer.save(temporary / _TOKENIZER)
         if train_state is not None:
             (temporary / "train_state").mkdir()
@@ -137,7 +138,7 @@ class Checkpoint:
         _check_names(state.optimiser, wanted, self.folder / _OPTIMISER)
         _check_shapes(state.optimiser, wanted, self.folder / _OPTIMISER)
 
-    def tokenizer(self, *, download: bool = False) -> Any:
+    def tokenizer(self, *, download: bool = False) -> Tokenizer:
         """What turns captions into what the network reads."""
         folder = self.folder / _TOKENIZER
         return tokenizer_of(self.config, folder if folder.is_dir() else None, download=download)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,6 +56,10 @@ class HubTokenizer:
     def __call__(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         ids = self._tokenizer([prompt(caption) for caption in captions], truncation=True, max_length=self._max_tokens)["input_ids"]
         return pad(ids)
+
+    def save(self, folder: Path) -> None:
+        """Its files, from which `presets.tokenizer_of` makes it again without a hub."""
+        self._tokenizer.save_pretrained(folder)
 
 
 def pad(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
