@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from conftest import write_episode
 from mu0.questions import CONFIG, EPISODES, HEIGHT, NUM_MOVING, WIDTH, network, write_checkpoint, write_corpus
 from run_command import shell, tracekit
 
+from tracekit import cli
 from tracekit.format.file import open_records
 from tracekit.format.schema import PREDICTIONS
 from tracekit.records import Predictions
@@ -39,10 +42,12 @@ def read(path: Path) -> Predictions:
         return file.read("")
 
 
-def rollout(folder: Path, *arguments: object, **options: object) -> tuple[int, str]:
-    done = tracekit("rollout", *arguments, cwd=folder, **options)
-    assert b"Traceback" not in done.stderr
-    return done.returncode, done.stderr.decode()
+def rollout(folder: Path, *arguments: object) -> tuple[int, str]:
+    """Exit code and standard error of the command in `folder`. In this process, which has paid for the import of torch already."""
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()) as said:
+        code = cli.run(["rollout", *map(str, arguments)])
+    assert "Traceback" not in said.getvalue()
+    return code, said.getvalue()
 
 
 def test_pipes_into_evaluate(folder: Path) -> None:
@@ -51,13 +56,13 @@ def test_pipes_into_evaluate(folder: Path) -> None:
     assert b"NaN" not in done.stdout and "dtw" in json.dumps(json.loads(done.stdout)).lower()
 
 
-def test_reads_a_corpus_and_an_episode_from_a_pipe(folder: Path, tmp_path: Path) -> None:
-    for name in ("test.h5", "episode.h5"):
-        done = shell(f"cat {name} | tracekit rollout -q mu0 -o {tmp_path}/piped-{name}", cwd=folder)
-        assert done.returncode == 0, done.stderr
-        assert rollout(folder, "-q", "mu0", name, "-o", tmp_path / f"named-{name}")[0] == 0
-        piped, named = read(tmp_path / f"piped-{name}"), read(tmp_path / f"named-{name}")
-        assert np.array_equal(piped.traces, named.traces) and piped.sample_clip == named.sample_clip
+@pytest.mark.parametrize("name", ["test.h5", "episode.h5"])
+def test_reads_a_corpus_and_an_episode_from_a_pipe(folder: Path, tmp_path: Path, name: str) -> None:
+    done = shell(f"cat {name} | tracekit rollout -q mu0 -o {tmp_path}/piped-{name}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert rollout(folder, "-q", "mu0", name, "-o", tmp_path / f"named-{name}")[0] == 0
+    piped, named = read(tmp_path / f"piped-{name}"), read(tmp_path / f"named-{name}")
+    assert np.array_equal(piped.traces, named.traces) and piped.sample_clip == named.sample_clip
 
 
 def test_several_sources_are_predicted_one_after_the_other(folder: Path, tmp_path: Path) -> None:
@@ -153,7 +158,6 @@ def test_a_dry_run_touches_nothing(folder: Path, tmp_path: Path) -> None:
         (("mu0", "test.h5", "--picture", "a.gif"), 2, "cannot draw a .gif"),
         (("mu0", "test.h5", "--picture", "nowhere/a.png"), 73, "nowhere does not exist"),
         (("mu0", "-", "-"), 2, "standard input is one file"),
-        (("mu0",), 66, "upstream produced nothing"),
     ],
 )
 def test_what_is_refused(folder: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -212,6 +216,11 @@ def test_a_network_gone_wrong_writes_nothing(folder: Path, tmp_path: Path) -> No
         model.velocity.bias.fill_(float("inf"))
     code, said = rollout(folder, write_checkpoint(tmp_path / "wrong", model), "test.h5", "-o", tmp_path / "out.h5")
     assert code == 65 and "clip first, frame 0 is not finite" in said and not (tmp_path / "out.h5").exists()
+
+
+def test_a_producer_that_failed_is_told_from_our_own_failure(folder: Path, tmp_path: Path) -> None:
+    done = shell(f"false | tracekit rollout mu0 -o {tmp_path}/out.h5", cwd=folder)
+    assert done.returncode == 66 and b"upstream produced nothing" in done.stderr and not (tmp_path / "out.h5").exists()
 
 
 def test_stops_quietly_when_nobody_reads_on(folder: Path) -> None:
