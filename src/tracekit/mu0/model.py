@@ -115,8 +115,9 @@ class Mu0(nn.Module):
     def forecast(self, query: Query, points: Tensor, modulation: Tensor) -> Forecast:
         """Velocity and validity of noisy targets (B, S, N, P, 3), where `modulation` is FlowTime's of their tau."""
         hidden = self.expert.norm(self.hidden(query, points, modulation))
-        velocity = self.velocity(hidden.float()).flatten(3).unflatten(3, (-1, 3))
-        return Forecast(velocity, self.validity(hidden.float().mean(dim=3)))
+        with torch.autocast(hidden.device.type, enabled=False):  # the heads are small, and what they say is added up in the solver
+            velocity = self.velocity(hidden.float()).flatten(3).unflatten(3, (-1, 3))
+            return Forecast(velocity, self.validity(hidden.float().mean(dim=3)))
 
     def hidden(self, query: Query, points: Tensor, modulation: Tensor) -> Tensor:
         """The expert's hidden states of the target tokens before the final norm, (B, S, N, Gp, E)."""

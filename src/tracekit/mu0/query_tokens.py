@@ -24,7 +24,7 @@ class QueryTokens(nn.Module):
     def __init__(self, config: Mu0Config, width: int, local_width: int) -> None:
         super().__init__()
         self.config = config
-        self.lift_history = nn.Linear(3 * config.history_group, width)
+        self.lift_history = nn.Linear(3 * config.history_group, width) if config.use_history else None
         self.lift_target = nn.Linear(3 * config.points_per_token, width)
         # As many rows as the release has; a token of a keypoint takes the row of its number.
         self.group = nn.Embedding(config.history + config.horizon, width)
@@ -35,6 +35,7 @@ class QueryTokens(nn.Module):
 
     def history(self, history: Tensor, place: Tensor, look: Tensor | None) -> Tensor:
         """(B, N, Gh, E) from history (B, N, h, 3)."""
+        assert self.lift_history is not None
         tokens = self.lift_history(history.unflatten(2, (self.config.history_tokens, -1)).flatten(3))
         return self._finish(tokens, 0, _HISTORY, place, look)
 
