@@ -22,8 +22,9 @@ import numpy as np
 # in one hide the latency of the other.
 _LANES = 32
 
-# A thread takes longer to start than to score fewer pairs than this.
+# A thread takes longer to start than to align fewer pairs than this, or to take the distances of fewer traces.
 _PAIRS_PER_THREAD = 64 * _LANES
+_TRACES_PER_THREAD = 4096
 
 
 def displacement(
@@ -36,7 +37,7 @@ def displacement(
     pairs = _Pairs.of(traces, true_traces, valid, horizons)
     mean, final = pairs.empty_result(), pairs.empty_result()
     measure = _displacement_kernel(traces.shape[3])
-    pairs.in_threads(lambda rows: measure(*pairs.arguments, mean, final, rows.start, rows.stop), len(traces), pairs.num_draws)
+    pairs.in_threads(lambda rows: measure(*pairs.arguments, mean, final, rows.start, rows.stop), len(traces), _TRACES_PER_THREAD)
     if at_horizon:
         for place, horizon in enumerate(horizons):
             if horizon <= valid.shape[1]:
@@ -96,10 +97,6 @@ class _Pairs:
         )
 
     @property
-    def num_draws(self) -> int:
-        return self.traces.shape[1]
-
-    @property
     def arguments(self) -> tuple[np.ndarray, ...]:
         return self.traces, self.true_traces, self.steps, self.ends
 
@@ -108,13 +105,15 @@ class _Pairs:
 
     def align(self, kernel: Callable[..., None]) -> np.ndarray:
         result = self.empty_result()
-        self.in_threads(lambda pairs: kernel(*self.arguments, result, pairs.start, pairs.stop), result.shape[0] * result.shape[1])
+        self.in_threads(
+            lambda pairs: kernel(*self.arguments, result, pairs.start, pairs.stop), result.shape[0] * result.shape[1], _PAIRS_PER_THREAD
+        )
         return result
 
     @staticmethod
-    def in_threads(score: Callable[[slice], None], number: int, pairs_each: int = 1) -> None:
+    def in_threads(score: Callable[[slice], None], number: int, number_per_thread: int) -> None:
         """Call `score` with parts of `number` in threads of ours (see `tracekit.geometry.bspline` for why not numba's)."""
-        num_parts = max(1, min(os.cpu_count() or 1, number * pairs_each // _PAIRS_PER_THREAD))
+        num_parts = max(1, min(os.cpu_count() or 1, number // number_per_thread))
         bounds = np.linspace(0, number, num_parts + 1).astype(int).tolist()
         parts = [slice(start, stop) for start, stop in pairwise(bounds)]
         if len(parts) == 1:
