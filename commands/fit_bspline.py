@@ -41,6 +41,7 @@ class CorpusOptions:
     output: str | None = parameter(None, "The corpus to write; without it the result goes to standard output.")
     manifest: str | None = parameter(None, "A list of episodes or corpora: one path a line, or CSV or HDF5 with --column.")
     column: str = parameter("path", "Column of a CSV manifest, or dataset of an HDF5 one, that holds the paths.")
+    shard: str | None = parameter(None, "I/N: take the I-th (from 0) of every N sources; slurm or slurm/N: I is the array task.")
     stats_only: bool = parameter(False, "Write only the scales, as JSON.")
     scale: str | None = parameter(None, "Use the scales of this JSON file or corpus instead of computing them.")
     skip_bad: bool = parameter(False, "Leave out episodes that cannot be read, and name them.")
@@ -77,11 +78,13 @@ class FitBsplineCommand:
 
     def run(self, sources: list[str], parameters: FitBsplineParameters, pictures: PictureParameters, files: CorpusOptions) -> None:
         listed = batch.read_manifest(files.manifest, files.column) if files.manifest else []
-        if listed:
-            sources = [item.source for item in batch.name_items([*sources, *listed])]
-        sources = sources or ["-"]
+        sources = [*sources, *listed] or ["-"]
         if len(sources) > 1 and "-" in sources:
             raise UsageError("standard input holds one episode; it cannot stand beside others")
+        if len(sources) > 1 or files.shard:
+            items = batch.name_items(sources)
+            folder = Path(files.output or ".").parent
+            sources = [item.source for item in batch.take_shard(items, files.shard, folder, dry_run=files.dry_run)]
         check_parameters(parameters)
         target = Target(Path(files.output) if files.output else None, files.force)
         refuse_inputs(target.path, [*sources, files.scale, files.manifest])
