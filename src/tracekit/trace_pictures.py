@@ -75,8 +75,8 @@ def prediction_sheet(predictions: Predictions, frames: Mapping[int, np.ndarray],
     sheet = _one_size(panels)
     if predictions.true_traces is None:
         return contact_sheet(sheet, titles=titles)
-    # A prediction and its truth stay side by side.
-    pairs_abreast = max(1, round(math.sqrt(len(frames) * sheet[0].shape[0] / (2 * sheet[0].shape[1]))))
+    # A prediction and its truth stay side by side, and the sheet is rather wide than high, as screens are.
+    pairs_abreast = max(1, round(0.3 + math.sqrt(len(frames) * sheet[0].shape[0] / (2 * sheet[0].shape[1]))))
     return contact_sheet(sheet, columns=2 * pairs_abreast, titles=titles)
 
 
@@ -128,8 +128,8 @@ def _draw(frame: np.ndarray, paths: np.ndarray, anchor: np.ndarray, colours: lis
     layer = Layer(frame)
     pixels = to_pixels(paths.astype(np.float64), size).reshape(num_keypoints * num_draws, -1, 2).swapaxes(0, 1)
     of_draws = [colour for colour in colours for _ in range(num_draws)]
-    # Draws that agree lie on each other; the more there are, the thinner each.
-    draw_tails(layer, pixels, of_draws, "entity", unit * (0.9 if num_draws == 1 else 0.75), faintest=0.35)
+    # Draws lie close together, and beside each other rather than on each other where they are hair lines.
+    draw_tails(layer, pixels, of_draws, "entity", unit * (0.9 if num_draws == 1 else 0.58), faintest=0.35)
     here = to_pixels(anchor[:, :2].astype(np.float64), size)
     layer.dots(here, 3.0 * unit, SHADOW, 0.5)
     layer.dots(here, 2.4 * unit, PAPER)

@@ -85,6 +85,10 @@ class SceneMaker:
         samples = episode_samples(episode, parameters, told)
         for what, number in told.counts.items():
             self._report.count(what, number)
+        if parameters.retarget:
+            self._report.note(
+                f"the network does not say how long its steps of path are: {parameters.retarget_step:g} is taken, the usual length"
+            )
         self._compare(file.name, samples.stride_seconds, samples.retargeted, samples.metric)
         depth = episode.geometry.depth if episode.geometry is not None else None
         if depth is None and episode.depth_sensor is not None:
