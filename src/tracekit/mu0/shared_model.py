@@ -46,6 +46,14 @@ class SharedModel:
             self.model.set_requires_gradient_sync(is_last)  # type: ignore[operator]
         yield
 
+    def settle(self) -> None:
+        """After a forward pass that no backward pass follows: weights that came together for it are shared out again.
+
+        Until then `named_parameters` are not those that the optimiser knows.
+        """
+        if self._is_sharded:
+            self.model.reshard()  # type: ignore[operator]
+
 
 def _shard(model: Mu0, processes: Processes) -> None:
     """FSDP2 (Zhao et al. 2023) over all processes.

@@ -55,6 +55,7 @@ class Validation:
             with torch.no_grad(), autocast(processes.device, self.bf16):
                 return self._measure(model, processes)
         finally:
+            shared.settle()
             model.train()
 
     def score(self, figures: Mapping[str, float]) -> float:
