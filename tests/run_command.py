@@ -34,3 +34,12 @@ def shell(script: str, cwd: Path | None = None, env: dict[str, str] | None = Non
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if not key.startswith("TRACEKIT_")}, **(extra or {})}
+
+
+def peak_kilobytes(*arguments: object) -> int:
+    """The most memory that `tracekit ARGUMENTS` holds at a time."""
+    process = subprocess.Popen([*PROGRAM, *map(str, arguments)], env=environment())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss

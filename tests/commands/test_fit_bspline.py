@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from corpus_clips import clip, pictures, write_clip
+from run_command import peak_kilobytes
 
 from tracekit.cli import run
 from tracekit.format.file import in_millimetres, open_records
@@ -255,3 +257,23 @@ def test_many_names_are_shortened_in_the_history() -> None:
     names = [str(number) for number in range(2500)]
     assert shortened(names[:1000]) == names[:1000]
     assert shortened(names) == [*names[:1000], "... and 1500 more"]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """Of the bundled sample under many names, fitted and merged: six times the clips, at most 1.3 times the memory."""
+    sample = Path(str(files("tracekit") / "samples" / "pick-place-v3_orbit_0_0.truth.h5"))
+    (tmp_path / "pick-place-v3_orbit_0_0.mp4").write_bytes(sample.with_name("pick-place-v3_orbit_0_0.mp4").read_bytes())
+    copies = []
+    for number in range(24):
+        copies.append(tmp_path / f"copy-{number}.h5")
+        copies[-1].write_bytes(sample.read_bytes())
+        with h5py.File(copies[-1], "r+") as file:
+            file.attrs["clip_id"] = f"copy-{number}"
+    peaks = []
+    for episodes in (copies[:4], copies):
+        corpus, merged = tmp_path / f"{len(episodes)}.h5", tmp_path / f"{len(episodes)}-merged.h5"
+        fitting = peak_kilobytes("fit-bspline", "-q", *episodes, "--every", 1, "--embed-images", "-o", corpus)
+        peaks.append((fitting, peak_kilobytes("fit-bspline", "-q", corpus, "-o", merged)))
+    assert corpus.stat().st_size > 150e6
+    assert peaks[1][0] <= 1.3 * peaks[0][0] and peaks[1][1] <= 1.3 * peaks[0][1], peaks

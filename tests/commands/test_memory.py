@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from run_command import PROGRAM, environment
+from run_command import peak_kilobytes
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from synthetic_clip import write_clip
-
-
-def peak_kilobytes(*arguments: object) -> int:
-    process = subprocess.Popen([*PROGRAM, *map(str, arguments)], env=environment())
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss
 
 
 @pytest.mark.slow

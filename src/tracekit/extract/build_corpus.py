@@ -20,7 +20,7 @@ from tracekit.records import Corpus, Episode, Frames
 from tracekit.report import Report
 
 # Rows whose control points are fitted at once; bounds memory.
-_ROWS_PER_BLOCK = 65536
+_ROWS_PER_BLOCK = 16384
 
 # What is read sample by sample in training.
 _SCATTERED = {name for name in BY_SAMPLE if axis_of(name) in ("R", "image_bytes", "depth_bytes")}
