@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from training_corpus import make_corpus
 
-from tracekit.errors import BadDataError, ConfigurationError, ResumableError, UnavailableError
+from tracekit.errors import BadDataError, ConfigurationError, ResumableError, StorageError, UnavailableError
 from tracekit.evaluation.trace_scores import TraceParameters, score
 from tracekit.mu0.checkpoint import load_model
 from tracekit.mu0.corpus_reader import read_head
@@ -29,7 +29,7 @@ from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
 from tracekit.mu0.optimiser import learning_rate, optimiser, trained_parameters
 from tracekit.mu0.presets import PRESETS, build, tokenizer_of
-from tracekit.mu0.processes import Processes, first_host
+from tracekit.mu0.processes import Processes, first_host, meeting_place
 from tracekit.mu0.recipe import EngineParameters, Recipe
 from tracekit.mu0.rollout import predictions, rollout
 from tracekit.mu0.rollout_parameters import RolloutParameters
@@ -38,6 +38,7 @@ from tracekit.mu0.run_log import RunLog
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.mu0.scenes import Scene
 from tracekit.mu0.stop_signals import StopRequest
+from tracekit.mu0.train_step import explained_exhaustion
 from tracekit.mu0.training import Plan, corpus_statistics, micro_batches, pretrain, training_dataset, validation_dataset
 from tracekit.report import Report
 
@@ -368,3 +369,36 @@ def test_two_processes_are_one(corpus: str, tmp_path: Path, fsdp: bool) -> None:
         else:
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
             assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+
+
+def test_a_full_gpu_says_what_to_set() -> None:
+    """What torch raises there; what it says is passed on."""
+    batch = example_batch(TINY, num_samples=6, num_keypoints=9)
+    with (
+        pytest.raises(StorageError, match=r"6 samples of 9 keypoints at a time \(CUDA out of memory") as caught,
+        explained_exhaustion([batch]),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    for flag in ("--micro-batch 3", "--gradient-checkpointing", "--fsdp", "--max-keypoints"):
+        assert flag in caught.value.hint
+    assert {"micro_batch", "gradient_checkpointing", "fsdp"} <= set(EngineParameters.__dataclass_fields__)
+
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu1", "MASTER_PORT": "1234"}
+SRUN = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[1-2]",
+}
+
+
+def test_processes_find_each_other_by_torchrun_or_srun() -> None:
+    assert meeting_place({}) is None and meeting_place({"WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert meeting_place(TORCHRUN) == (3, 4, 1, "gpu1", 1234)
+    assert meeting_place(SRUN) == (3, 4, 1, "gpu1", 20_000 + 77 * 16 + 2)
+    assert meeting_place({"SLURM_JOB_ID": "77", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None, "the batch script itself is alone"
+    with pytest.raises(ConfigurationError, match="RANK"):
+        meeting_place({"WORLD_SIZE": "4"})

@@ -71,13 +71,15 @@ def join_processes(device: str) -> Iterator[Processes]:
 
     Raises ConfigurationError when the environment says something impossible.
     """
-    place = _place(os.environ)
+    place = meeting_place(os.environ)
     chosen = torch_device(device)
     if place is None:
         yield Processes(0, 1, chosen)
         return
     rank, world_size, local_rank, address, port = place
     if chosen.type == "cuda":
+        if "SLURM_STEP_ID" in os.environ and torch.cuda.device_count() == 1:
+            local_rank = 0  # srun --gpus-per-task=1 shows each process its own GPU alone
         if local_rank >= torch.cuda.device_count():
             raise ConfigurationError(
                 f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}",
@@ -109,7 +111,7 @@ def _others_may_have_ended() -> Iterator[None]:
         ) from error
 
 
-def _place(env: Mapping[str, str]) -> tuple[int, int, int, str, int] | None:
+def meeting_place(env: Mapping[str, str]) -> tuple[int, int, int, str, int] | None:
     """Rank, number of processes, rank on this machine, and where to meet; None for a process that is alone."""
     try:
         if int(env.get("WORLD_SIZE", "1")) > 1:

@@ -67,7 +67,7 @@ class Stepper:
         Raises BadDataError naming step, positions and clips when the loss or a gradient is not finite, before anything has changed;
         StorageError when the memory of the device does not suffice.
         """
-        with _explained_exhaustion(batches):
+        with explained_exhaustion(batches):
             batches = [batch.to(self._processes.device) for batch in batches]
             watch.lap("data")
             # Whatever draws in a network is the same when this step is done again.
@@ -148,7 +148,8 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
 
 
 @contextlib.contextmanager
-def _explained_exhaustion(batches: Sequence[TraceBatch]) -> Iterator[None]:
+def explained_exhaustion(batches: Sequence[TraceBatch]) -> Iterator[None]:
+    """Raise StorageError, which says what to set, where the memory of the GPU does not hold one of the micro-batches."""
     try:
         yield
     except torch.OutOfMemoryError as error:
