@@ -311,8 +311,31 @@ def test_parts_sum_up_to_the_network(preset: str) -> None:
     assert (sum(part.total for part in parts), sum(part.trained for part in parts)) == (count(model).total, count(model).trained)
     memory = estimate_memory(model, 4, 100, bf16=True, checkpointing=False)
     assert memory.gradients == 4 * count(model).trained and memory.optimiser == 8 * count(model).trained
-    assert memory.weights == 2 * count(model).total + 2 * count(model).trained
+    assert memory.weights == 2 * count(model).total + 4 * count(model).trained
     assert estimate_memory(model, 4, 100, bf16=True, checkpointing=True).activations < memory.activations
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_kept_for_the_backward_pass_is_about_what_was_estimated(bf16: bool, checkpointing: bool) -> None:
+    model = build(PRESETS["nano"]).train()
+    model.vlm.gradient_checkpointing = model.expert.gradient_checkpointing = checkpointing
+    batch = example_batch(model.config, num_samples=4, num_keypoints=100, num_text_tokens=12)
+    weights, kept = {value.untyped_storage().data_ptr() for value in model.parameters()}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        forecast = model(batch)
+    assert forecast.velocity.requires_grad
+    memory = estimate_memory(model, 4, 100, bf16=bf16, checkpointing=checkpointing, num_text=12)
+    copies = 2 * count(model).trained if bf16 else 0
+    ratio = (memory.activations + copies) / sum(storage.nbytes() for storage in kept.values())
+    assert 0.8 < ratio < (2.0 if checkpointing else 1.25)
 
 
 @pytest.mark.parametrize(

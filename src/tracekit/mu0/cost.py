@@ -25,6 +25,9 @@ _PEAK = {
     "3090": 71e12,
 }
 
+# Bytes a layer keeps for each token and unit of width, in float32 and in bfloat16 autocast, which keeps norms in float32: measured.
+_BYTES_KEPT = {False: 68, True: 42}
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -85,21 +88,25 @@ class Memory:
 def estimate_memory(
     model: Mu0, micro_batch: int, num_keypoints: int, *, bf16: bool, checkpointing: bool, shares: int = 1, num_text: int = 0
 ) -> Memory:
-    """Of training. Weights, gradients and AdamW's two means are exact; what is kept for the backward pass is after Korthikanti et al. (2022):
-    34 bytes a token and unit of width in a layer of 16-bit numbers, 2 with checkpointing, besides one layer whole.
+    """Of training. Weights, with the copies that bfloat16 products take, gradients and AdamW's two means are exact.
 
+    What is kept for the backward pass is counted by layers: of each token and unit of width 68 bytes in float32 and 42 in bfloat16 autocast
+    (34 and fewer would do if all were 16-bit numbers, Korthikanti et al. 2022), or 2 numbers with checkpointing, besides one layer whole. The
+    vision tower is never checkpointed. As if all samples had depth.
     `shares`: processes that share weights and states out (FSDP).
     """
     counts = count(model)
-    frozen_bytes = 2 if bf16 else 4
-    kept_whole = 34 * (1 if bf16 else 2)
-    stacks = [stack for stack in _stacks(model, num_keypoints, num_text) if stack.backward]
+    frozen_bytes, trained_bytes, number = (2, 6, 2) if bf16 else (4, 4, 4)
+    kept_whole = _BYTES_KEPT[bf16]
     activations = 0
-    for stack in stacks:
+    for stack in _stacks(model, num_keypoints, num_text):
         layer = stack.tokens * stack.width
-        activations += layer * (2 * stack.layers + kept_whole if checkpointing else kept_whole * stack.layers)
+        if stack.backward and checkpointing and not stack.is_vision:
+            activations += layer * (number * stack.layers + kept_whole)
+        elif stack.backward:
+            activations += layer * kept_whole * stack.layers
     return Memory(
-        (4 * counts.trained + frozen_bytes * (counts.total - counts.trained)) // shares,
+        (trained_bytes * counts.trained + frozen_bytes * (counts.total - counts.trained)) // shares,
         4 * counts.trained // shares,
         8 * counts.trained // shares,
         micro_batch * activations,
@@ -149,6 +156,8 @@ class _Stack:
     backward: int
     """Backward operations over forward ones: 0 nothing goes back, 1 gradients pass, 2 it is trained."""
     is_depth: bool = False
+    """Only samples with depth go through it."""
+    is_vision: bool = False
 
 
 def _stacks(model: Mu0, num_keypoints: int, num_text: int) -> list[_Stack]:
@@ -178,12 +187,12 @@ def _stacks(model: Mu0, num_keypoints: int, num_text: int) -> list[_Stack]:
     )
     width = model.expert.norm.weight.shape[0]
     result = [
-        _Stack(patches, vision.hidden_size, vision.num_hidden_layers, look, trained),
+        _Stack(patches, vision.hidden_size, vision.num_hidden_layers, look, trained, is_vision=True),
         _Stack(prefix, text.hidden_size, text.num_hidden_layers, read, through_text),
         _Stack(suffix, width, len(model.expert.layers), own, 2),
     ]
     if config.use_depth:
-        result.append(_Stack(patches, vision.hidden_size, vision.num_hidden_layers, look, max(1, trained), is_depth=True))
+        result.append(_Stack(patches, vision.hidden_size, vision.num_hidden_layers, look, max(1, trained), True, True))
     result += _local_stacks(model)
     return result
 
