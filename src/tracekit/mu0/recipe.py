@@ -66,6 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_learning_rate": 2.5e-5,
         "warmup": 200,
         "vlm_rate": 1.0,
+        "max_keypoints": 48,
         "save_every": 500,
         "validate_every": 500,
         "validation_samples": 64,
