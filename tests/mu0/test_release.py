@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from tracekit.errors import BadDataError, MissingInputError
+from tracekit.errors import BadDataError, CannotCreateError, MissingInputError
+from tracekit.mu0.adopt_release import adopt_release
+from tracekit.mu0.checkpoint import load_model
 from tracekit.mu0.example_batch import example_batch
 from tracekit.mu0.release import is_release, load_release, release_config
+from tracekit.report import Report
 
 LAYERS, WIDTH, EXPERT, HEADS, KV_HEADS, HEAD = 4, 24, 12, 3, 1, 8
 HISTORY, HORIZON, POINTS = 8, 32, 10
@@ -398,6 +401,39 @@ def test_the_known_vlm_needs_no_hub(published):
     assert config.vlm["text_config"]["hidden_size"] == 2048
     assert config.vlm["text_config"]["num_hidden_layers"] == 20
     assert config.dino["hidden_size"] == 768
+
+
+def write_stats(path: Path) -> None:
+    scales = {"delta_scale_x": 0.3, "delta_scale_y": 0.2, "delta_scale_z": 0.1, "depth_log_min": -1.0, "depth_log_max": 1.5}
+    path.write_text(json.dumps(scales | {"target_kind": "anchor"}))
+
+
+def test_the_release_becomes_a_checkpoint_of_ours(published, tmp_path):
+    """With all its weights, its scales, and a word on the tokenizer that no hub gives here."""
+    folder, _ = published
+    write_stats(folder / "delta_stats.json")
+    report = Report()
+    adopt_release(folder, None, tmp_path / "ours", report)
+    model, statistics = load_model(tmp_path / "ours")
+    batch = batch_for(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch).velocity, load_release(folder)(batch).velocity, rtol=0, atol=0)
+    assert statistics.delta_scale == (0.3, 0.2, 0.1) and statistics.depth_log_range == (-1.0, 1.5)
+    assert statistics.retargeted and statistics.metric
+    assert any("tokenizer" in note for note in report.notes)
+    with pytest.raises(CannotCreateError, match="exists"):
+        adopt_release(folder, None, tmp_path / "ours", Report())
+
+
+def test_what_is_no_release_is_not_adopted(published, tmp_path):
+    folder, _ = published
+    with pytest.raises(MissingInputError, match=r"delta_stats\.json"):
+        adopt_release(folder, None, tmp_path / "ours", Report())
+    with pytest.raises(MissingInputError, match="is no folder"):
+        adopt_release(folder / "nowhere", None, tmp_path / "ours", Report())
+    with pytest.raises(BadDataError, match="no policy of type smolvla"):
+        adopt_release(folder / "vlm", None, tmp_path / "ours", Report())
+    assert not (tmp_path / "ours").exists()
 
 
 def test_only_the_release_is_taken_for_one(published, tmp_path):
