@@ -1,4 +1,4 @@
-"""tracekit import: bring in recordings with measured depth and cameras."""
+"""tracekit import: bring in recordings with measured depth and cameras, and other people's extractions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracekit import video
 from tracekit.errors import MissingInputError
 from tracekit.interop import rgbd
 from tracekit.parameters import parameter
-from tracekit.records import CameraSensor, DepthSensor
+from tracekit.records import CameraSensor, Clip, DepthSensor
 from tracekit.stage import Stage, Work
 
 
@@ -72,6 +72,28 @@ def _first_line(path: Path) -> str | None:
     return lines[0].strip() if lines else None
 
 
+@dataclass(frozen=True)
+class TraceextractOptions:
+    """What an episode folder of TraceExtract does not tell."""
+
+    source_fps: float | None = parameter(
+        None, "Frames per second of images.npy; else what meta.json says, else 10, which the release aims at.", minimum=0.001
+    )
+    task: str | None = parameter(None, "What is done in the clip; else the first line of DIR/description.txt.")
+
+
+def run_traceextract(work: Work) -> None:
+    from tracekit.interop.traceextract import open_release_episode
+    from tracekit.interop.traceextract_records import records_of
+
+    options: TraceextractOptions = work.parameters
+    episode = open_release_episode(Path(work.source))
+    for record in records_of(episode, options.source_fps, options.task, work.report):
+        if isinstance(record, Clip):
+            work.start_clip(record, episode.images)
+        work.put(record)
+
+
 class ImportCommand:
     """`tracekit import KIND`: one stage a kind of recording."""
 
@@ -82,7 +104,7 @@ class ImportCommand:
         app = typer.Typer(
             add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
         )
-        app.callback(help="Bring in recordings with measured depth and cameras.")(lambda: None)
+        app.callback(help="Bring in recordings with measured depth and cameras, and other people's extractions.")(lambda: None)
         for stage in self.stages.values():
             app.registered_commands += stage.typer_app().registered_commands
         return app
@@ -99,5 +121,16 @@ command = ImportCommand(
         example="tracekit import rgbd DIR --intrinsics 616.7,616.7,320.5,239.6 | tracekit keypoints -o keypoints.h5",
         source_help="Folder with rgb/ and depth/.",
         starts_chain=True,
-    )
+    ),
+    Stage(
+        name="import traceextract",
+        about="Bring in an episode folder of the authors' TraceExtract, tracked and captioned.",
+        run=run_traceextract,
+        parameters=TraceextractOptions,
+        reads=(),
+        writes=("video", "geometry", "tracks", "motion"),
+        example="tracekit import traceextract DIR... -d episodes && tracekit fit-bspline episodes/*.h5 --embed-images -o corpus.h5",
+        source_help="Episode folder, with images.npy, cameras.npz and samples/.",
+        starts_chain=True,
+    ),
 )
