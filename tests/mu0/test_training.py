@@ -240,10 +240,10 @@ def test_validation_is_what_rollout_and_evaluate_say(corpus: str, tmp_path: Path
     run = train(what, tmp_path / "run")
     figures = log(run)[-1]["validation"]
     model, statistics = load_model(run.path)
-    dataset = validation_dataset(what, Report())
+    learnt = training_dataset(what, Report())
+    dataset = validation_dataset(what, learnt.index, Report())
     assert dataset is not None and len(dataset) == 6
     held_out = {dataset[place].clip for place in range(6)}
-    learnt = training_dataset(what, Report())
     assert held_out.isdisjoint(learnt[position].clip for position in range(len(learnt)))
 
     scenes = [Scene(dataset[place], np.zeros((1, 1, 3), np.uint8)) for place in range(6)]
@@ -253,6 +253,17 @@ def test_validation_is_what_rollout_and_evaluate_say(corpus: str, tmp_path: Path
         assert figures[name] == pytest.approx(expected[name], rel=1e-4), name
     assert json.loads((run.path / "best.json").read_text())["value"] == figures["ade/top5/32"]
     assert statistics == corpus_statistics(learnt.index) and statistics.delta_scale == tuple(read_head(corpus).delta_scale)
+
+
+def test_a_corpus_of_its_own_to_validate_on(corpus: str, tmp_path: Path) -> None:
+    other = str(make_corpus(tmp_path / "other", num_clips=2, speed=0.9))
+    what = plan(corpus, steps=1, engine={"validate_every": 1}, held_out=0.25)
+    with pytest.raises(BadDataError, match=r"delta_scale is \[0.308.* and \[0.511"):
+        train(dataclasses.replace(what, validation=[other]), tmp_path / "run")
+    own = dataclasses.replace(what, validation=[corpus])
+    learnt = training_dataset(own, Report())
+    assert len(learnt) == 52, "nothing is held out then"
+    assert "validation" in log(train(own, tmp_path / "own"))[-1]
 
 
 def test_the_best_checkpoints_are_kept(corpus: str, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def preview(plan: Plan, device: str, num_processes: int, report: Report) -> dict
 
 def _data(plan: Plan, operations: StepOperations, size: int, report: Report) -> dict[str, Any]:
     dataset = training_dataset(plan, report)
-    validation = validation_dataset(plan, report)
+    validation = validation_dataset(plan, dataset.index, report)
     result: dict[str, Any] = {"samples": len(dataset), "validation_samples": len(validation) if validation else 0}
     try:
         tokenizer = tokenizer_of(plan.config)
@@ -88,7 +88,10 @@ def as_text(content: dict[str, Any]) -> str:
     memory = ", ".join(f"{name} {value / _GIB:.2f}" for name, value in content["memory_bytes"].items())
     lines.append(f"memory per device in {content['arithmetic']}, estimated, GiB: {memory}")
     if "samples" in content:
-        lines.append(f"corpus: {content['samples']:,} samples to learn from, {content['validation_samples']:,} to validate on")
+        times = content["recipe"]["steps"] * content["recipe"]["batch_size"] / content["samples"]
+        lines.append(
+            f"corpus: {content['samples']:,} samples to learn from, each {times:.3g} times; {content['validation_samples']:,} to validate on"
+        )
     if "first_batch" in content:
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, shape)) or '1' if shape is not None else 'none'}" for name, shape in content["first_batch"].items()

@@ -51,6 +51,7 @@ class Stepper:
         seed: int,
     ) -> None:
         self._model, self._optimiser = model, optimiser
+        self._trained = list(trained_parameters(model.model).values())
         self._recipe, self._weights = recipe, weights
         self._processes, self._bf16, self._seed = processes, bf16, seed
 
@@ -77,13 +78,15 @@ class Stepper:
             stop = torch.tensor([float(asked_to_stop())], device=counts.device)
             *values, num_stops = self._processes.sum(torch.cat([torch.stack(sums).sum(dim=0), stop])).tolist()
             terms = dict(zip(TERMS, values, strict=True))
-            norm = self._gradient_norm()
+            total_norm = self._gradient_norm()
+            norm = float(total_norm)
             if not all(map(_is_finite, [*values, norm])):
                 self._optimiser.zero_grad(set_to_none=True)
                 raise self._not_finite(step, terms, norm, batches, sums, names)
             rate = learning_rate(step, self._recipe)
             set_learning_rate(self._optimiser, rate)
-            self._clip(norm)
+            if self._recipe.clip_norm:
+                torch.nn.utils.clip_grads_with_norm_(self._trained, self._recipe.clip_norm, total_norm)
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=True)
             watch.lap("step")
@@ -101,17 +104,9 @@ class Stepper:
             watch.lap("backward")
         return stacked(terms)
 
-    def _gradient_norm(self) -> float:
-        gradients = [value.grad for value in trained_parameters(self._model.model).values() if value.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-    def _clip(self, norm: float) -> None:
-        if self._recipe.clip_norm and norm > self._recipe.clip_norm:
-            scale = self._recipe.clip_norm / norm
-            for value in trained_parameters(self._model.model).values():
-                if value.grad is not None:
-                    value.grad.mul_(scale)
+    def _gradient_norm(self) -> Tensor:
+        norm = torch.nn.utils.get_total_norm([value.grad for value in self._trained if value.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _not_finite(
         self,

@@ -117,8 +117,11 @@ def training_dataset(plan: Plan, report: Report) -> TraceDataset:
     )
 
 
-def validation_dataset(plan: Plan, report: Report) -> EvaluationDataset | None:
-    """The clips that are held out, or corpora of their own, thinned out; None when there are none of either."""
+def validation_dataset(plan: Plan, learnt: CorpusIndex, report: Report) -> EvaluationDataset | None:
+    """The clips that are held out, or corpora of their own, thinned out; None when there are none of either.
+
+    Raises BadDataError for corpora whose scales are not those of the samples that are `learnt`.
+    """
     if not plan.engine.validate_every or not (plan.validation or _held_out(plan)):
         return None
     part = "all" if plan.validation else "held-out"
@@ -137,6 +140,13 @@ def validation_dataset(plan: Plan, report: Report) -> EvaluationDataset | None:
             raise
         report.note(f"nothing to validate on: {error.message}")
         return None
+    for what in ("delta_scale", "depth_log_range"):
+        one, other = getattr(learnt, what).tolist(), getattr(dataset.index, what).tolist()
+        if one != other:
+            raise BadDataError(
+                f"{what} is {one} in {plan.corpora[0]} and {other} in {plan.validation[0]}",
+                hint="corpora that one network is validated on share the scales of those that it learns from: `tracekit fit-bspline --scale FILE`",
+            )
     dataset.index.thin_out(plan.engine.validation_samples)
     return dataset
 
@@ -269,7 +279,7 @@ class _Training:
         return [f"clip {sample.clip}, frame {sample.frame}" for sample in samples]
 
     def _make_validation(self, bf16: bool) -> Validation | None:
-        dataset = validation_dataset(self._plan, self._report)
+        dataset = validation_dataset(self._plan, self._dataset.index, self._report)
         if dataset is not None and len(dataset) < self._processes.world_size:
             self._report.note(f"no validation: there are {len(dataset)} samples for {self._processes.world_size} processes")
             dataset = None
