@@ -7,6 +7,7 @@ random order (as LeRobot keeps its data sets).
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
 import itertools
@@ -108,6 +109,7 @@ def one_thread(worker: int) -> None:
 
 
 def reads_per_second(dataset: Dataset, order: list[int] | None, num_workers: int) -> float:
+    gc.collect()  # an encoder that is garbage must not be freed in a worker
     loader = DataLoader(
         dataset, BATCH, sampler=order, num_workers=num_workers, collate_fn=collate, worker_init_fn=one_thread, persistent_workers=False
     )

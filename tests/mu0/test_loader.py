@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 from pathlib import Path
@@ -185,3 +186,28 @@ def test_a_worker_that_is_killed_is_an_error_with_a_way_out(corpora: Path) -> No
     with pytest.raises(StorageError, match="was ended") as caught:
         list(loader(_Killed([corpora / "embedded.h5"], config()), COLLATE, 4, stop=16, num_workers=1))
     assert "memory" in caught.value.hint
+
+
+class _Garbage:
+    """In a cycle with itself: freed by the garbage collector, wherever that runs next."""
+
+    def __init__(self, note: Path) -> None:
+        self.itself, self.note, self.pid = self, note, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.pid:
+            self.note.write_text("freed by a worker")
+
+
+class _Collecting(TraceDataset):
+    def __getitem__(self, position: int) -> TraceSample:
+        gc.collect()
+        return super().__getitem__(position)
+
+
+def test_workers_free_nothing_that_this_process_made(corpora: Path, tmp_path: Path) -> None:
+    """A decoder that is freed in a forked process waits for ever."""
+    dataset = _Collecting([corpora / "embedded.h5"], config())
+    _Garbage(tmp_path / "note")
+    assert len(list(loader(dataset, COLLATE, 2, stop=4, num_workers=1, start_method="fork"))) == 2
+    assert not (tmp_path / "note").exists()

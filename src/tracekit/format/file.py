@@ -37,7 +37,7 @@ _BLOCK_FRAMES = 16
 _CHUNK_BYTES = 1 << 20
 # What is read sample by sample, in any order, lies in smaller pieces and unpacked: floats of traces hardly shrink, JPEG not at all.
 _SCATTERED_CHUNK_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.collate import Collate
 from tracekit.mu0.dataset import EvaluationDataset, TraceDataset
 from tracekit.mu0.sample import TraceSample
+
+# A worker that gives nothing for so long hangs: a decoder in a damaged video, a file system that is gone.
+_STALLED_SECONDS = 600
 
 
 def loader(
@@ -119,16 +123,25 @@ def _fetch(
         num_workers=num_workers,
         pin_memory=pin_memory,
         prefetch_factor=prefetch if num_workers else None,
+        timeout=_STALLED_SECONDS if num_workers else 0,
         worker_init_fn=_quiet_worker,
         multiprocessing_context=start_method if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # else torch draws from the generator of the training
     )
+    if num_workers:
+        # Garbage that is left is collected in the workers, too: a decoder among it would wait there for threads that they do not have.
+        gc.collect()
     try:
         for result in batches:
             if isinstance(result, TracekitError):
                 raise result
             yield result
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise StorageError(
+                f"the processes that read samples gave nothing for {_STALLED_SECONDS} seconds",
+                hint="is the disk or the network that holds the corpus still there?",
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise StorageError(
@@ -142,6 +155,7 @@ def _quiet_worker(worker: int) -> None:
 
     Signals that ask to stop are for the process that trains; a cluster sends them to all. Workers end when it does.
     """
+    gc.freeze()  # what the parent process made is not ours to free
     cv2.setNumThreads(0)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
