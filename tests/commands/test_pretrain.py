@@ -139,6 +139,17 @@ def test_row_15_an_interrupt_leaves_no_temporaries(corpus: Path, tmp_path: Path)
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
+def test_row_17_one_training_a_folder(corpus: Path, tmp_path: Path) -> None:
+    process = start(corpus, *LONG, "--steps", 5000, "-o", tmp_path / "run")
+    wait_for_step(process, tmp_path / "run", 2)
+    second = pretrain(corpus, *LONG, "-o", tmp_path / "run", "--force")
+    assert second.returncode == 75 and "another process is training in" in second.stderr
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert pretrain(corpus, *LONG, "-o", tmp_path / "run", "--force", "--steps", 1).returncode == 0
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that holds two checkpoints of the tiny network, but not three."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,12 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tracekit.errors import BadDataError, CannotCreateError, MissingInputError
+from tracekit.errors import BadDataError, CannotCreateError, MissingInputError, ResumableError
 from tracekit.format.atomic import check_can_create, new_file, sweep
 from tracekit.format.atomic_folder import remove_folder, sweep_folders
 
 _STEP = re.compile(r"step-(\d{8,})")
-_LAST, _BEST, _RUN, LOG = "last.json", "best.json", "run.json", "log.jsonl"
+_LAST, _BEST, _RUN, LOG, _LOCK = "last.json", "best.json", "run.json", "log.jsonl", ".lock"
 
 
 class RunFolder:
@@ -25,10 +26,13 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.log = path / LOG
+        self._lock: int | None = None
 
     def create(self) -> None:
-        """Make the folder, or take what is there, and clear what killed processes left. Raises CannotCreateError when it cannot be written to,
-        or is another kind of folder."""
+        """Make the folder, or take what is there, hold it until `release`, and clear what killed processes left.
+
+        Raises CannotCreateError when it cannot be written to, or is another kind of folder; ResumableError while another process holds it.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise CannotCreateError(f"{self.path} is a file", hint="-o names the folder of a run")
         if self.path.is_dir() and not self.is_run and any(self.path.iterdir()):
@@ -38,8 +42,26 @@ class RunFolder:
         except OSError as error:
             raise CannotCreateError(f"cannot create the folder {self.path}: {error.strerror}") from None
         check_can_create(self.path / _LAST, force=True)
+        self._hold()
         sweep(self.path)
         sweep_folders(self.checkpoints)
+
+    def release(self) -> None:
+        """Let another process train here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _hold(self) -> None:
+        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # A lock of the process, not of the descriptor: those that read samples do not keep it when this one is killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self.release()
+            raise ResumableError(f"another process is training in {self.path}", hint="wait until it ends, or name another -o") from None
+        except OSError:
+            pass  # a file system without locks
 
     @property
     def is_run(self) -> bool:

@@ -88,6 +88,13 @@ def pretrain(plan: Plan, run: RunFolder, processes: Processes, request: StopRequ
     check_log_packages(plan.engine)
     micro_batches(plan.recipe, plan.engine, processes.world_size)
     processes.first_does(run.create)
+    try:
+        _go_on(plan, run, processes, request, report, force=force)
+    finally:
+        run.release()
+
+
+def _go_on(plan: Plan, run: RunFolder, processes: Processes, request: StopRequest, report: Report, *, force: bool) -> None:
     dataset = training_dataset(plan, report)
     known = identity(plan.config, plan.recipe, plan.weights, plan.sampling, plan.seed, _held_out(plan), dataset.index)
     latest = processes.first_does(lambda: _latest(run, known, force=force))
