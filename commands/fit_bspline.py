@@ -25,6 +25,7 @@ from tracekit.format.atomic import new_file
 from tracekit.format.file import RecordWriter, Target, open_records, write_records
 from tracekit.format.provenance import Step
 from tracekit.format.schema import CORPUS, EPISODE, FileKind
+from tracekit.interop import release_stats
 from tracekit.parameters import parameter
 from tracekit.records import Corpus, Episode
 from tracekit.report import Report
@@ -43,7 +44,9 @@ class CorpusOptions:
     column: str = parameter("path", "Column of a CSV manifest, or dataset of an HDF5 one, that holds the paths.")
     shard: str | None = parameter(None, "I/N: take the I-th (from 0) of every N sources; slurm or slurm/N: I is the array task.")
     stats_only: bool = parameter(False, "Write only the scales, as JSON.")
-    scale: str | None = parameter(None, "Use the scales of this JSON file or corpus instead of computing them.")
+    scale: str | None = parameter(
+        None, "Use the scales of this JSON file (--stats-only, or the authors' statistics) or corpus instead of computing them."
+    )
     skip_bad: bool = parameter(False, "Leave out episodes that cannot be read, and name them.")
     force: bool = parameter(False, "Replace the output if it exists.")
     dry_run: bool = parameter(False, "Say what would be read and written; touch nothing.")
@@ -254,17 +257,13 @@ def write_scales(scales: Scales, target: Target) -> None:
 
 
 def read_scales(path: str) -> Scales:
-    """Scales from `--stats-only`, or from an earlier corpus."""
+    """Scales from `--stats-only`, from a statistics file of the authors' training code, or from an earlier corpus."""
     if not Path(path).is_file():
         raise MissingInputError(f"{path} does not exist", hint="--scale takes what --stats-only wrote, or a corpus")
     with open(path, "rb") as stream:
         is_json = stream.read(1) == b"{"
     if is_json:
-        try:
-            content = json.loads(Path(path).read_text("utf-8"))
-            scales = Scales(np.array(content["delta_scale"], float).reshape(3), np.array(content["depth_log_range"], float).reshape(2))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadDataError(f"{path} holds no scales: {error}") from None
+        scales = Scales(*release_stats.read_scales(path))
     else:
         with open_records(path, CORPUS) as file:
             scales = Scales(file.value("", "delta_scale"), file.value("", "depth_log_range"))

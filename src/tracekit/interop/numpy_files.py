@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -103,6 +104,26 @@ def _check(found: tuple[int, ...], dtype: np.dtype, kinds: str, shape: Shape, na
     if not fits or min(found, default=0) < 0:
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
         raise BadDataError(f"{name} has shape {found}, but ({wanted}) is expected")
+
+
+class MappedFrames:
+    """A mapped array as `tracekit.records.Frames`. What a slice has read is let go of, so that resident memory does not grow with the file."""
+
+    def __init__(self, stored: np.ndarray) -> None:
+        self._stored = stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._stored.shape
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        block = np.array(self._stored[index])
+        if isinstance(self._stored.base, mmap.mmap):
+            self._stored.base.madvise(mmap.MADV_DONTNEED)
+        return block
 
 
 class NpyWriter:

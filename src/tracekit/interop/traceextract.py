@@ -29,7 +29,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError, MissingInputError
 from tracekit.geometry import se3
-from tracekit.interop.numpy_files import open_npy, read_npz
+from tracekit.interop.numpy_files import MappedFrames, open_npy, read_npz
 from tracekit.records import Clip
 from tracekit.report import Report
 
@@ -37,26 +37,23 @@ HALF_PIXEL = 0.5
 LEAST_DEPTH = 1e-3
 """Metres; the trainer takes what is not above as unknown."""
 _LARGEST_SIDE = 1 << 14
-_MOST_ROWS_OF_A_FRAME = 1 << 16
+# Far beyond any episode, and what bounds memory: a file can claim much and hold nothing (a sparse one).
+_MOST_FRAMES = 1 << 20
+_MOST_STEPS_OF_A_FRAME = 1 << 24
+"""Rows times steps."""
 _POSE_TOLERANCE = 1e-2
 """Single precision and a mean of rotations leave them a little off; farther off they are no rotations."""
 
 
-class ReleaseDepth:
+class ReleaseDepth(MappedFrames):
     """depth.npy as float32 metres (T, H, W), 0 where unknown, read when it is sliced."""
 
     def __init__(self, stored: np.ndarray, report: Report) -> None:
-        self._stored, self._report = stored, report
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._stored.shape
-
-    def __len__(self) -> int:
-        return len(self._stored)
+        super().__init__(stored)
+        self._report = report
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        depth = np.asarray(self._stored[index], np.float32)
+        depth = super().__getitem__(index).astype(np.float32)
         known = np.isfinite(depth) & (depth > LEAST_DEPTH)
         self._report.count("depth pixels that are unknown", int(np.count_nonzero(~known)))
         return np.where(known, depth, np.float32(0))
@@ -84,7 +81,7 @@ class ReleaseEpisode:
     """One episode folder, every shape checked. Cameras are in our conventions, rows as they are stored."""
 
     folder: Path
-    images: np.ndarray
+    images: MappedFrames
     depth: np.ndarray | None
     intrinsics: np.ndarray
     """(T, 3, 3) float64; pixel centres at whole numbers."""
@@ -111,12 +108,12 @@ def open_release_episode(folder: Path) -> ReleaseEpisode:
         raise BadDataError(f"{folder} is no TraceExtract episode: images.npy is missing", hint=hint)
     images = open_npy(folder / "images.npy", "u", (None, None, None, 3))
     num_frames, height, width = images.shape[:3]
-    if images.dtype != np.uint8 or num_frames == 0 or not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+    if images.dtype != np.uint8 or not 0 < num_frames <= _MOST_FRAMES or not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
         raise BadDataError(f"{folder / 'images.npy'} is {images.dtype} of shape {images.shape}, but 8-bit pictures are expected")
     depth_path = folder / "depth.npy"
     depth = open_npy(depth_path, "f", (num_frames, height, width)) if depth_path.exists() else None
     intrinsics, world_from_camera = _cameras(folder / "cameras.npz", num_frames, (width, height))
-    return ReleaseEpisode(folder, images, depth, intrinsics, world_from_camera, _samples(folder / "samples", num_frames))
+    return ReleaseEpisode(folder, MappedFrames(images), depth, intrinsics, world_from_camera, _samples(folder / "samples", num_frames))
 
 
 def clip_of(episode: ReleaseEpisode, fps: float, task: str) -> Clip:
@@ -177,10 +174,8 @@ def _samples(folder: Path, num_frames: int) -> Samples:
     num_rows = len(cluster_ids)
     if offsets[0] != 0 or offsets[-1] != num_rows or not _ascends(offsets, 0):
         raise BadDataError(f"{folder / 'offsets.npy'} must ascend from 0 to the {num_rows} rows of cluster_ids.npy")
-    if np.diff(offsets).max(initial=0) > _MOST_ROWS_OF_A_FRAME:
-        raise BadDataError(f"{folder / 'offsets.npy'} gives a frame more than {_MOST_ROWS_OF_A_FRAME} rows")
-    ids = np.asarray(cluster_ids)
-    if num_rows and not (np.iinfo(np.int32).min <= ids.min() and ids.max() <= np.iinfo(np.int32).max):
+    most_rows = int(np.diff(offsets).max(initial=0))
+    if num_rows and not (np.iinfo(np.int32).min <= cluster_ids.min() and cluster_ids.max() <= np.iinfo(np.int32).max):
         raise BadDataError(f"{folder / 'cluster_ids.npy'} holds numbers beyond 32 bits")
 
     def paths(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -193,6 +188,8 @@ def _samples(folder: Path, num_frames: int) -> Samples:
         points = open_npy(folder / f"{name}.npy", "f", (num_rows, None, 3))
         if points.shape[1] == 0:
             raise BadDataError(f"{folder / name}.npy has no steps")
+        if most_rows * min(points.shape[1], num_frames) > _MOST_STEPS_OF_A_FRAME:
+            raise BadDataError(f"{folder / name}.npy has more than {_MOST_STEPS_OF_A_FRAME} positions for one frame")
         return points, open_npy(folder / f"{mask}.npy", "bu", points.shape[:2])
 
     def flags(name: str, kinds: str) -> np.ndarray | None:
@@ -201,7 +198,7 @@ def _samples(folder: Path, num_frames: int) -> Samples:
     return Samples(
         frame_indices,
         offsets,
-        ids.astype(np.int32),
+        cluster_ids,
         flags("is_moving", "bu"),
         flags("visibs", "fbu"),
         *paths("raw_traj"),

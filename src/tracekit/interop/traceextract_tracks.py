@@ -22,6 +22,7 @@ _COMPARED_FRAMES = 8
 _ROUNDINGS = 4.0
 """How many roundings two rows of one track may differ by: each of the two is rounded, in three axes."""
 _SINGLE_PRECISION = 1e-6
+_LARGEST_HALF = 6e4
 _PAIRS_AT_ONCE = 1 << 20
 _MOST_PAIRS = 1 << 22
 _MOST_POSITIONS = 1 << 27
@@ -137,7 +138,8 @@ def _world(episode: ReleaseEpisode, frame: int, stored: np.ndarray, valid: np.nd
     intrinsics = episode.intrinsics[frame]
     uv, z = uvz[..., :2] - HALF_PIXEL, uvz[..., 2]
     xyz = cameras.unproject(uv, z, intrinsics, episode.world_from_camera[frame])
-    unit = np.abs(np.spacing(uvz.astype(stored.dtype))).astype(np.float64)
+    # Wider floats are taken to hold what was once rounded to 16 bits: that only makes the tolerance of joining wider.
+    unit = np.spacing(np.abs(uvz).clip(max=_LARGEST_HALF).astype(np.float16)).astype(np.float64)
     # A rounded z moves the point along its ray, which off the axis is longer than z.
     ray = np.linalg.norm(
         np.concatenate([(uv - intrinsics[:2, 2]) / intrinsics[[0, 1], [0, 1]], np.ones_like(z)[..., None]], axis=2), axis=2
