@@ -1,4 +1,4 @@
-"""tracekit import: bring in recordings with measured depth and cameras, and other people's extractions."""
+"""tracekit import: bring in recordings with measured depth and cameras, and what other people extracted and trained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import typer
 
-from tracekit import video
-from tracekit.errors import MissingInputError
+from tracekit import options, video
+from tracekit.console import ConsoleReport
+from tracekit.errors import MissingInputError, UsageError
 from tracekit.interop import rgbd
 from tracekit.parameters import parameter
 from tracekit.records import CameraSensor, Clip, DepthSensor
@@ -94,19 +95,58 @@ def run_traceextract(work: Work) -> None:
         work.put(record)
 
 
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """What belongs to the checkpoint, and where it goes."""
+
+    stats: str | None = parameter(None, "JSON of the scales that it was trained with; delta_stats.json in the folder otherwise.")
+    output: str | None = parameter(None, "The checkpoint to make, a new folder.")
+    download: bool = parameter(False, "Allow fetching the VLM's tokenizer from a hub.")
+    quiet: bool = parameter(False, "Say nothing but errors.")
+
+
+class ImportMu0Command:
+    """A folder of the release in, a checkpoint of ours out."""
+
+    name = "import mu0"
+
+    def typer_app(self) -> typer.Typer:
+        return options.typer_app(
+            self.name,
+            self.run,
+            {"choice": ReleaseOptions},
+            sources="Folder with config.json and model.safetensors.",
+            metavar="FOLDER",
+            about="Take the checkpoint that the paper's authors published (furonghuang-lab/mu0): every tensor has its place, or the command"
+            " names it.\n\nReads: a LeRobot policy of type smolvla with a trace branch.  Writes: a checkpoint for rollout and finetune."
+            "\n\nExample:  tracekit import mu0 downloaded/mu0 --stats downloaded/delta_stats.json -o mu0",
+        )
+
+    def run(self, sources: list[str], choice: ReleaseOptions) -> None:
+        if len(sources) != 1 or not choice.output:
+            raise UsageError("say what to take and where it goes: tracekit import mu0 FOLDER -o CHECKPOINT")
+        from tracekit.mu0.adopt_release import adopt_release
+
+        report = ConsoleReport(self.name, quiet=choice.quiet)
+        stats = Path(choice.stats) if choice.stats else None
+        adopt_release(Path(sources[0]), stats, Path(choice.output), report, download=choice.download)
+        report.finish()
+
+
 class ImportCommand:
     """`tracekit import KIND`: one stage a kind of recording."""
 
-    def __init__(self, *stages: Stage) -> None:
-        self.stages = {stage.name.split()[-1]: stage for stage in stages}
+    def __init__(self, *kinds: Stage | ImportMu0Command) -> None:
+        self.kinds = kinds
+        self.stages = {kind.name.split()[-1]: kind for kind in kinds if isinstance(kind, Stage)}
 
     def typer_app(self) -> typer.Typer:
         app = typer.Typer(
             add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
         )
-        app.callback(help="Bring in recordings with measured depth and cameras, and other people's extractions.")(lambda: None)
-        for stage in self.stages.values():
-            app.registered_commands += stage.typer_app().registered_commands
+        app.callback(help="Bring in recordings with measured depth and cameras, and what other people extracted and trained.")(lambda: None)
+        for kind in self.kinds:
+            app.registered_commands += kind.typer_app().registered_commands
         return app
 
 
@@ -133,4 +173,5 @@ command = ImportCommand(
         source_help="Episode folder, with images.npy, cameras.npz and samples/.",
         starts_chain=True,
     ),
+    ImportMu0Command(),
 )
