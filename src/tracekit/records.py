@@ -376,11 +376,15 @@ class Predictions:
         "f4", "R F", "probability that each step exists, as the predictor says", required=False, path="prediction/validity"
     )
     true_traces: np.ndarray | None = array(
-        "f4", "R F 3", "what happened; ignored where not valid", unit="(1, 1, m)", frame="reference camera", required=False, path="truth/traces"
+        "f4",
+        "R F 3",
+        "what happened; ignored where not valid",
+        unit="(1, 1, m)",
+        frame="reference camera",
+        required=False,
+        path="truth/traces",
     )
-    true_valid: np.ndarray | None = array(
-        "u1", "R F", "1 where what happened is known", values="mask", required=False, path="truth/valid"
-    )
+    true_valid: np.ndarray | None = array("u1", "R F", "1 where what happened is known", values="mask", required=False, path="truth/valid")
     history: np.ndarray | None = array(
         "f4",
         "R h 3",
@@ -416,6 +420,10 @@ class TraceValues:
         "f4", "R Q K T", "DTW over the length of its path, where `dtw` is over the valid steps", required=False, path="values/dtw_path_mean"
     )
     dtw_valid_steps: np.ndarray | None = array(
-        "f4", "R Q K T", "DTW over the valid steps, where `dtw` is over the length of its path", required=False, path="values/dtw_valid_steps"
+        "f4",
+        "R Q K T",
+        "DTW over the valid steps, where `dtw` is over the length of its path",
+        required=False,
+        path="values/dtw_valid_steps",
     )
     frechet: np.ndarray | None = array("f4", "R Q K T", "discrete Fréchet distance", required=False, path="values/frechet")

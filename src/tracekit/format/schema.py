@@ -103,6 +103,8 @@ PREDICTIONS = FileKind(
     "tracekit/predictions", 1, "predicted traces, and the true ones when they are known", (Group("", records.Predictions, "rollout"),)
 )
 
-TRACE_VALUES = FileKind("tracekit/trace-values", 1, "scores of predicted traces, one by one", (Group("", records.TraceValues, "evaluate -o"),))
+TRACE_VALUES = FileKind(
+    "tracekit/trace-values", 1, "scores of predicted traces, one by one", (Group("", records.TraceValues, "evaluate -o"),)
+)
 
 KINDS = {kind.name: kind for kind in (EPISODE, CORPUS, PREDICTIONS, TRACE_VALUES)}

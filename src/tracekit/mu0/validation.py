@@ -112,4 +112,3 @@ class Validation:
         return {
             name: value for name, value in score(predictions, parameters, name="the validation").numbers().items() if "joint" not in name
         }
-
