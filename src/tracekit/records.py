@@ -376,11 +376,15 @@ class Predictions:
         "f4", "R F", "probability that each step exists, as the predictor says", required=False, path="prediction/validity"
     )
     true_traces: np.ndarray | None = array(
-        "f4", "R F 3", "what happened; ignored where not valid", unit="(1, 1, m)", frame="reference camera", required=False, path="truth/traces"
+        "f4",
+        "R F 3",
+        "what happened; ignored where not valid",
+        unit="(1, 1, m)",
+        frame="reference camera",
+        required=False,
+        path="truth/traces",
     )
-    true_valid: np.ndarray | None = array(
-        "u1", "R F", "1 where what happened is known", values="mask", required=False, path="truth/valid"
-    )
+    true_valid: np.ndarray | None = array("u1", "R F", "1 where what happened is known", values="mask", required=False, path="truth/valid")
     history: np.ndarray | None = array(
         "f4",
         "R h 3",

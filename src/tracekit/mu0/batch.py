@@ -74,9 +74,7 @@ class TraceBatch:
         """What torch's DataLoader calls when it pins memory."""
         return dataclasses.replace(
             self,
-            **{
-                field.name: value.pin_memory() for field in dataclasses.fields(self) if (value := getattr(self, field.name)) is not None
-            },
+            **{field.name: value.pin_memory() for field in dataclasses.fields(self) if (value := getattr(self, field.name)) is not None},
         )
 
     def __len__(self) -> int:
