@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from tracekit import options
 from tracekit.errors import TracekitError
+from tracekit.format.demos import describe_demos, holds_demos
 from tracekit.format.file import RecordFile, open_records
 from tracekit.parameters import parameter
 
@@ -38,6 +40,16 @@ def describe(file: RecordFile) -> dict[str, Any]:
     }
 
 
+def read_report(source: str, *, validate: bool) -> dict[str, Any]:
+    """What `info` shows of a file. Raises TracekitError when it cannot be read, or is not valid."""
+    if source != "-" and holds_demos(source):
+        return describe_demos(Path(source), every_value=validate)
+    with open_records(source) as file:
+        if validate:
+            file.validate_everything()
+        return describe(file)
+
+
 def captions(file: RecordFile) -> list[str]:
     """The sentences of an episode, with their frames."""
     if "captions" not in file.groups:
@@ -64,11 +76,8 @@ class InfoCommand:
         first_error: TracekitError | None = None
         for source in sources or ["-"]:
             try:
-                with open_records(source) as file:
-                    if parameters.validate:
-                        file.validate_everything()
-                    report = describe(file)
-                    report["valid"] = True if parameters.validate else None
+                report = read_report(source, validate=parameters.validate)
+                report["valid"] = True if parameters.validate else None
             except TracekitError as error:
                 if len(sources) < 2:
                     raise

@@ -156,6 +156,29 @@ def test_points_on_an_outline_go_with_their_thing_or_are_lost(with_depth):
         assert np.abs(xyz[..., 2][visible] - 1.0).max() < 1e-3  # never the depth of the wall
 
 
+def test_a_shadow_takes_no_point_of_the_world_along():
+    frames, depth, left = passing_board()
+    grey = frames[..., 0].astype(np.float32)
+    grey[:, 150:] = 128 + 0.1 * (grey[:, 150:] - 128)  # a plain floor below the board, on which a shadow wanders
+    corner = []
+    for t in range(len(grey)):
+        corner.append((30 + 2 * t, 165))
+        grey[t, 150 : 165 + 1, : 30 + 2 * t + 1] *= 0.5
+    clip = rgb(list(cv2.GaussianBlur(one, (0, 0), 0.8) for one in grey))
+    start = 10
+    on_wall = corners(clip[start], 30)
+    on_wall = on_wall[(on_wall[:, 1] < 140) & (np.abs(on_wall[:, 0] - left[start] - 30) > 45)]
+    uv = np.concatenate([[corner[start]], on_wall])
+    z = np.full(len(uv), 2.0)
+    found, visible, _ = follow(clip[start:40], uv, depth=depth[start:40], z=z)
+    # Followed in the image alone, it goes with the shadow.
+    seen, in_image, _ = follow(clip[start:20], uv[:1])
+    assert in_image[-1, 0] and np.linalg.norm(seen[-1, 0] - corner[19]) < 2
+    assert visible[:, 0].mean() > 0.7
+    assert np.linalg.norm(found[:, 0] - uv[0], axis=-1)[visible[:, 0]].max() < 3.0
+    assert np.linalg.norm(found[-1, 0] - uv[0]) < 0.5
+
+
 def test_depth_goes_through_short_holes_and_not_through_long_ones():
     frames = warped(texture(7), [about_centre(0, 1)] * 30)
     depth = np.full((30, HEIGHT, WIDTH), 1.5, np.float32)

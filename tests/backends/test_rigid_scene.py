@@ -6,7 +6,7 @@ import pytest
 
 from tracekit.backends.klt import KLT
 from tracekit.backends.protocols import BackendSetup
-from tracekit.backends.rigid_scene import RigidScene, SceneClip
+from tracekit.backends.rigid_scene import RigidScene, SceneClip, _joints, _same_surface, _spread
 from tracekit.backends.scene_view import SceneView
 from tracekit.geometry import cameras, se3
 
@@ -170,6 +170,46 @@ def test_two_bodies_that_move_apart_are_two():
         surface = clip.lift(clip.on(number)) - clip.paths[number][0][:3, 3] + clip.paths[number][-1][:3, 3]
         off = se3.transform_points(found, surface) - se3.transform_points(true, surface)
         assert np.linalg.norm(off, axis=1).max() < 0.01
+
+
+def test_a_body_that_pauses_is_the_same_one_when_it_goes_on():
+    there, back = slide(14, (-0.15, 0.0, 1.2), (0.1, 0.0, 1.2)), slide(14, (0.1, 0.0, 1.2), (0.1, -0.1, 1.1))
+    clip = Clip(np.concatenate([there, np.repeat(there[-1:], 12, axis=0), back]))
+    scene, mostly = RigidScene(), []
+    for view, shown in zip(clip.views(), clip.shown, strict=True):
+        frame = scene.advance(view)
+        uv, _ = cameras.project(frame.node, INTRINSICS, np.eye(4))
+        column, row = np.rint(np.where(frame.shown[:, None], uv, 0)).astype(int).clip(0, [WIDTH - 1, HEIGHT - 1]).T
+        mostly.append(np.bincount(np.maximum(frame.node_body[frame.shown & (shown[row, column] == 0)], 0)).argmax())
+    assert mostly[12] > 0
+    assert mostly[12:] == [mostly[12]] * len(mostly[12:])
+
+
+def test_what_one_node_tells_spreads_along_its_surface_and_not_around_an_edge():
+    # Six nodes in a row, a centimetre apart; the last three on a surface at a right angle to that of the first.
+    position = np.array([(0.01, 0, 0), (0.02, 0, 0), (0.03, 0, 0), (0.04, 0, -0.01), (0.04, 0, -0.02), (0.04, 0, -0.03)])
+    normal = np.array([(0, 0, -1.0)] * 3 + [(-1.0, 0, 0)] * 3)
+    near = np.array([(0, 1, 2), (1, 0, 2), (2, 1, 3), (3, 2, 4), (4, 3, 5), (5, 4, 3)])
+    holds = _same_surface(position, normal, near)
+    np.testing.assert_array_equal(
+        holds,
+        [(False, True, True), (False, True, True), (False, True, False), (False, False, True), (False, True, True), (False, True, True)],
+    )
+    cost = np.full((6, 2), 0.5)
+    cost[0] = 20.0, 0.0  # the first alone knows that it moves
+    around = np.tile([True, False], (6, 1))
+    around[0, 1] = True
+    spread, candidates = _spread(cost, around, near, holds)
+    assert (spread[:3, 0] > spread[:3, 1] + 5).all()
+    np.testing.assert_array_equal(spread[3:], cost[3:])
+    np.testing.assert_array_equal(candidates[:, 1], [True, True, True, False, False, False])
+
+
+def test_bodies_meet_where_their_nodes_are_next_to_each_other():
+    view = SceneView(np.zeros((HEIGHT, WIDTH), np.uint8), np.ones((HEIGHT, WIDTH), np.float32), INTRINSICS, np.eye(4))
+    position = np.array([(0, 0, 1), (0.03, 0, 1), (0.06, 0, 1), (0.3, 0, 1.0)])  # nodes are 3.3 cm from each other there
+    node, other = _joints(view, position, np.array([1, 1, 2, 3]))
+    assert set(zip(node.tolist(), other.tolist(), strict=True)) == {(0, 2), (1, 2), (2, 1)}
 
 
 def test_where_nothing_moves_there_is_only_the_world_and_it_does_not_jitter():

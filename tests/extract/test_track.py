@@ -152,7 +152,7 @@ def test_new_tracks_start_only_on_patches_that_no_visible_track_is_near(scene):
 
     def chosen(tracker, **parameters):
         report = Report()
-        found = run(scene, candidates, tracker, report=report, chunk=28, **parameters)
+        found = run(scene, candidates, tracker, report=report, chunk=28, least_tracks=0, **parameters)
         return found, set(found.keypoint.tolist()), report.counts["candidates on patches that a track covers already"]
 
     def near(index, reach):
@@ -174,6 +174,27 @@ def test_new_tracks_start_only_on_patches_that_no_visible_track_is_near(scene):
     np.testing.assert_array_equal(found.born[new], at)
     np.testing.assert_array_equal(found.chunk[new], 1)
     assert (found.valid[:28, new] == 0).all() and (found.valid[28:, new] == 1).all()
+
+
+def test_a_track_keeps_others_away_from_its_own_entity_only_and_not_where_tracks_are_few(scene):
+    on_track, patch, at = scene.corners(0, 3), WIDTH / 20, 40
+    places = cameras.project(scene.path_of(on_track, 0)[at], INTRINSICS, scene.world_from_camera[at])[0]
+    beside = places + np.where(places[:, :1] < WIDTH / 2, 1, -1) * [patch, 0]
+    candidates = keypoints(np.concatenate([on_track, places, beside]), np.repeat([0, at], [3, 6]), NUM_FRAMES, 28)
+
+    def kept(entities, labels, **parameters):
+        on = dataclasses.replace(candidates, entity=np.asarray(entities, np.int32), labels=np.full_like(candidates.labels, labels))
+        return set(run(scene, on, Oracle(scene), chunk=28, **parameters).keypoint.tolist())
+
+    first, second = [7] * 3, [8] * 6
+    # Of the same entity, none starts near a track; of another, only where a track is itself.
+    assert kept(first + [7] * 6, labels=7, least_tracks=3) == {0, 1, 2}
+    assert kept(first + second, labels=7, least_tracks=0) == {0, 1, 2, 6, 7, 8}
+    # Tracks that have come to lie on the other entity count for both.
+    assert kept(first + second, labels=8, least_tracks=0) == {0, 1, 2}
+    # Fewer than asked for: all start.
+    assert kept(first + [7] * 6, labels=7, least_tracks=4) == set(range(9))
+    assert kept(first + second, labels=7, least_tracks=1) == set(range(9))
 
 
 def test_candidates_without_depth_take_that_of_their_surface_or_are_dropped(scene):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tracekit.errors import BadDataError, MissingInputError
-from tracekit.format.demos import Demo, merge_demos, read_contents, write_demo
+from tracekit.format.demos import Demo, describe_demos, holds_demos, merge_demos, read_contents, write_demo
 from tracekit.format.provenance import Step, read
 
 STEP = Step("simulate", ["simulate"], "0.1.0", {"seed": 0}, [])
@@ -101,3 +101,42 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         file.attrs["format"] = "tracekit/demos"
     with pytest.raises(BadDataError, match="did not make it"):
         read_contents(tmp_path / "robomimic.h5")
+
+
+def test_info_describes_demonstrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tracekit.commands.info import read_report, show
+
+    merge_demos(tmp_path / "all.h5", parts(tmp_path, [0, 1]), ["metaworld/push-v3"], STEP)
+    path = str(tmp_path / "all.h5")
+    assert holds_demos(path)
+    report = read_report(path, validate=True)
+    assert report == describe_demos(Path(path)) and report["format"] == "tracekit/demos"
+    assert report["groups"] == {
+        "data/demo_0": "d0: 5 steps, done: push the puck",
+        "data/demo_1": "d1: 6 steps, done: push the puck",
+        "mask/train": "1 demonstrations",
+        "mask/valid": "1 demonstrations",
+    }
+    assert {"path": "data/demo_1/obs/proprio", "shape": [6, 4]}.items() <= report["datasets"][-1].items()
+    assert [step["command"] for step in report["provenance"]] == ["simulate"]
+    show({**report, "valid": True})
+    assert "push the puck" in capsys.readouterr().out
+
+
+def test_info_finds_damage_in_demonstrations(tmp_path: Path) -> None:
+    path = tmp_path / "one.h5"
+    write_demo(path, demo("d0", 0))
+    with h5py.File(path) as file:
+        chunk = file["data/demo_0/obs/agentview_image"].id.get_chunk_info(2)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
+    path.write_bytes(content)
+    describe_demos(path)
+    with pytest.raises(BadDataError):
+        describe_demos(path, every_value=True)
+    path.write_bytes(content[:-9])
+    assert not holds_demos(str(path))
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file.attrs["format"] = "something/else"
+    assert not holds_demos(str(other)) and not holds_demos(str(tmp_path)) and not holds_demos(str(tmp_path / "none.h5"))

@@ -103,6 +103,15 @@ UNMOVED = 0.5
 AS_ALIKE = 0.02
 """Correlation that a point may lose when it changes to another body."""
 
+PATIENCE = 4
+"""Frames for which a point may be followed away from a place of the static world while the surface there has not moved."""
+
+UNSTRAYED = 1e-4
+"""Distance from the place that it strayed from at which a point is there, metres: more than rounding, less than any step."""
+
+OWN_ADVANCE = 5.0
+"""How far before such a place a surface may have come, in tolerances of ON_SURFACE, that is not something else in front."""
+
 BODY_TOLERANCE = 0.01
 """Like ON_SURFACE, for where another body would have brought a point."""
 
@@ -156,6 +165,11 @@ class _Points:
     """(P,) frames since each was last seen."""
     past: np.ndarray
     """(P, STEPS + 1, 3) anchors of the last frames, newest first; NaN where the point was not seen."""
+    strayed: np.ndarray
+    """(P,) frames since each was followed away from a place of the static world that is still there, 0 for those that were not; beyond
+    PATIENCE it will not be again."""
+    home: np.ndarray
+    """(P, 3) that place."""
     uncovered: np.ndarray
     """(P,) part of the first patch that could be compared when the key patch was registered. When more comes to light, the
     point is fitted anew: half a patch does not hold an affine map."""
@@ -194,6 +208,8 @@ class _Points:
             anchor=np.array(world, dtype=np.float64),
             away=np.zeros(number, dtype=np.int64),
             past=np.full((number, STEPS + 1, 3), np.nan),
+            strayed=np.zeros(number, dtype=np.int64),
+            home=np.array(world, dtype=np.float64),
             uncovered=np.ones(number),
         )
 
@@ -267,6 +283,7 @@ class KLT:
             points.live[:] = False
             points.world[:] = points.anchor[:] = queries_world
             points.body[:] = STATIC
+            points.strayed[:] = 0
 
         scene = self._scene_of(views, frames, goes_on)
         continuing = np.isin(np.arange(len(points)), known) & goes_on
@@ -354,7 +371,8 @@ def _follow_all(
                 was, body = points.anchor[index], points.body[index]
                 carried = riding.carried(now, body, was) if forwards else riding.carried_back(later, body, was)
                 points.world[index] = carried
-                seen[index] = _settle(before, view, points, index, was, carried, _step(before, view, points, index))
+                seen[index], home = _settle(before, view, points, index, was, carried, _step(before, view, points, index))
+                _put_right(xyz_world, visible, columns[index[home]], points.home[index[home]], frame, order)
         beginning = np.flatnonzero(query_frames == frame)
         if len(beginning):
             fresh = beginning if before is not None or scene is None else beginning[~continuing[beginning]]
@@ -376,8 +394,10 @@ def _hold(view: _View, points: _Points, index: np.ndarray, seen: np.ndarray) -> 
     """While nobody asks what is rigid, a point counts as fixed in the world until it is seen to have left."""
     uv, _ = view.see(points.anchor[index])
     with np.errstate(invalid="ignore"):
-        moved = seen & ~(np.hypot(*(points.uv[index] - uv).T) <= CLOSE)
-    points.anchor[index[moved]] = points.world[index[moved]]
+        moved = index[seen & ~(np.hypot(*(points.uv[index] - uv).T) <= CLOSE)]
+    strays = moved[points.strayed[moved] == 0]
+    points.strayed[strays], points.home[strays] = 1, points.anchor[strays]
+    points.anchor[moved] = points.world[moved]
 
 
 def _in_trouble(view: _View, points: _Points, index: np.ndarray, seen: np.ndarray) -> bool:
@@ -389,14 +409,17 @@ def _in_trouble(view: _View, points: _Points, index: np.ndarray, seen: np.ndarra
 
 def _settle(
     before: _View, view: _View, points: _Points, index: np.ndarray, was: np.ndarray, carried: np.ndarray, found: np.ndarray
-) -> np.ndarray:
-    """Bring together where the bodies `carried` the points (P, 3) and where those that were `found` (P,) are; returns which are seen.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring together where the bodies `carried` the points (P, 3) and where those that were `found` (P,) are.
 
-    `was` (P, 3) are their anchors in the frame before.
+    `was` (P, 3) are their anchors in the frame before. Returns which points are seen, and which went back to where they had strayed from.
     """
     assert view.scene is not None
-    uv, _ = view.see(carried)
     moving = points.body[index] > STATIC
+    home = _called_home(view.scene, points, index, moving)
+    carried[home] = was[home] = points.home[index[home]]
+    found = found & ~home
+    uv, _ = view.see(carried)
     beyond = view.scene.beyond(carried)
     with np.errstate(invalid="ignore"):
         shown, covered = np.abs(beyond) <= 1, beyond < -1
@@ -410,7 +433,10 @@ def _settle(
     at_carried, _ = _likeness(view, points, index[apart], uv[apart].astype(np.float32))
     at_found, _ = _likeness(view, points, index[apart], points.uv[index[apart]])
     by_body[apart] = (at_carried >= SAME_THING) | (at_found < ALIKE)
+    by_body[apart] |= points.strayed[index[apart]] > PATIENCE
     points.live[index[by_body]] = False
+    strays = apart[~by_body[apart] & ~moving[apart] & (points.strayed[index[apart]] == 0)]
+    points.strayed[index[strays]], points.home[index[strays]] = 1, carried[strays]
     alone = np.flatnonzero(~found & shown)
     # What slides along its own plane leaves the depth as it was.
     by_body[alone] = moving[alone] | (_unchanged(before, view, was[alone], uv[alone]) >= UNMOVED)
@@ -420,7 +446,35 @@ def _settle(
     points.anchor[index] = np.where(corrected[:, None], points.world[index], carried)
     by_anchor = index[at_rest | by_body | ~found]
     points.world[by_anchor] = points.anchor[by_anchor]
-    return found | by_body
+    return found | by_body, home
+
+
+def _called_home(scene: SceneView, points: _Points, index: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Which points (P,) bool have strayed from the static world for too long, and go back to where they left it.
+
+    An outline or a shadow that passes may drag a point along. What really moves is known for a body before long, or its surface is
+    gone from where it was or came a little forward; a place of which none of this can be said has not moved.
+    """
+    beyond = scene.beyond(points.home[index])
+    with np.errstate(invalid="ignore"):
+        gone, ahead = beyond > 1, (beyond < -1) & (beyond >= -OWN_ADVANCE)
+    strayed = points.strayed[index]
+    away = (strayed > 0) & (strayed <= PATIENCE)
+    left = moving | gone | (away & ahead)
+    points.strayed[index] = np.where(left, 0, strayed + away)
+    return away & (points.strayed[index] > PATIENCE)
+
+
+def _put_right(xyz_world: np.ndarray, visible: np.ndarray, columns: np.ndarray, home: np.ndarray, frame: int, order: range) -> None:
+    """Points that strayed from `home` (n, 3) were there all the time before `frame`: rewrites the results back to where they left it."""
+    away = np.ones(len(columns), dtype=bool)
+    for earlier in reversed(order[: order.index(frame)]):
+        at_home = np.linalg.norm(xyz_world[earlier, columns] - home, axis=1) < UNSTRAYED  # False for NaN
+        away &= ~at_home
+        if not away.any():
+            return
+        claimed = away & visible[earlier, columns]
+        xyz_world[earlier, columns[claimed]] = home[claimed]
 
 
 def _unchanged(before: _View, view: _View, was: np.ndarray, uv: np.ndarray) -> np.ndarray:

@@ -42,6 +42,10 @@ FLOW_SIGMA, FLOW_SHARE = 0.25, 0.05
 FLOW_TEXTURE = 60.0
 """Squared gradient, (grey levels / px)^2, at which the flow is believed by half."""
 
+FIT_TEXTURE, FIT_SHARE = 500.0, 0.12
+"""What FLOW_TEXTURE and FLOW_SHARE are to the fit of a motion. The shading of a glossy link is faint texture that does not go all the way
+with it; thousands of such pixels would hold the link back."""
+
 FLOW_AFTER_KEY = 0.15
 """Weight that flow keeps once the motion is near enough to compare looks."""
 
@@ -60,11 +64,26 @@ UNEXPLAINED = 3.0
 SWITCH = 0.6
 """By how much another body must be better."""
 
+SAME_SLOPE = 0.35
+"""How steeply, against the normals of both, the way from a node to another of the same surface may lead."""
+
+LEAST_SAY = 0.02
+"""Weight of a node that all bodies explain alike, against one that tells them apart."""
+
+HOLD, SPREADING = 0.25, 12
+"""Weight of each neighbour on the same surface, and how many nodes far what one tells may reach."""
+
+JOINT = 0.004
+"""By how much two bodies that hang together slide along each other in a step, metres: links of an arm do so hardly at all at their joint."""
+
 MERGE = 0.15
 """By how much worse another body may explain all nodes of one to take it over."""
 
 STILL = 0.8
 """Share of the steps of a body that need no motion, from which it has none."""
+
+LEFT, PROVEN = 0.15, 3
+"""Share of the places of a body, STEPS frames ago, through which one looks now; frames in which it is exceeded that prove a body."""
 
 ROBUST = 0.004
 """Residual at which a step counts half when a body is founded, metres."""
@@ -106,6 +125,8 @@ class RigidScene:
         self._pose = np.eye(4)[None]
         """(B, 4, 4) world from body; a body's own frame is the world at its founding."""
         self._steps = np.tile(np.eye(4), (STEPS, 1, 1, 1))
+        self._proof = np.zeros(1, dtype=np.int64)
+        """(B,) frames in which a body had left its place."""
         self._nodes = Nodes.new(np.zeros(0, dtype=np.int64), np.zeros((0, 3)))
         self._next_serial = 0
         self._before: SceneView | None = None
@@ -119,7 +140,7 @@ class RigidScene:
             self._decide(view)
             self._found(view)
             self._merge()
-            self._dissolve()
+            self._dissolve(view)
             self._clean(view)
         self._cover(view)
         self._before = view
@@ -142,12 +163,14 @@ class RigidScene:
             good = smooth & np.isfinite(normal).all(axis=1) & (np.abs(z - there) < 0.02 + 0.05 * z)
         chosen, uv, there, flowed, end, normal, z = (part[good] for part in (chosen, uv, there, flowed, end, normal, z))
         start = before.lift(uv, there)
-        sigma = FLOW_SIGMA + FLOW_SHARE * np.linalg.norm(flowed - uv, axis=1)
+        length = np.linalg.norm(flowed - uv, axis=1)
+        sigma, fit_sigma = FLOW_SIGMA + FLOW_SHARE * length, FLOW_SIGMA + FIT_SHARE * length
         tensor = read_at(before.structure, uv)[:, [0, 1, 1, 2]].reshape(-1, 2, 2)
         nodes.next_step()
         nodes.start[chosen, 0], nodes.end[chosen, 0], nodes.normal[chosen, 0] = start, end, normal
         nodes.image_by_world[chosen, 0] = view.image_by_world(end)
         nodes.image_weight[chosen, 0] = where_textured(tensor, FLOW_TEXTURE) / sigma[:, None, None] ** 2
+        nodes.fit_weight[chosen] = where_textured(tensor, FIT_TEXTURE) / fit_sigma[:, None, None] ** 2
         nodes.depth_weight[chosen, 0] = 1 / (0.0025 + 0.002 * z) ** 2
         nodes.still[chosen, 0] = _may_be_still(before, view, start, uv, flowed)
 
@@ -186,7 +209,8 @@ class RigidScene:
         body = nodes.body[chosen]
         member = (body == np.arange(number)[:, None]).astype(np.float64)
         share = member / np.maximum(member.sum(axis=1, keepdims=True), 1)
-        flowed, flow_weight = view.see(nodes.end[chosen, 0])[0], nodes.image_weight[chosen, 0]
+        flowed, flow_weight = view.see(nodes.end[chosen, 0])[0], nodes.fit_weight[chosen]
+        joint, beyond_joint = _joints(view, nodes.position[chosen], body)
         prior = np.diag([1 / 0.1**2] * 3 + [1 / 0.03**2] * 3)  # hardly turns, hardly moves: only for what nothing tells
         for iteration in range(7):
             now = se3.transform_points(motion[body], nodes.position[chosen][:, None])[:, 0]
@@ -208,6 +232,12 @@ class RigidScene:
             by_twist_plane = derivative_by_twist(normal, arm)
             hessian += plane_weight[:, None, None] * by_twist_plane[:, :, None] * by_twist_plane[:, None, :]
             gradient += (plane_weight * off)[:, None] * by_twist_plane
+            # At a joint a node goes where the other body would take it.
+            apart_there = se3.transform_points(motion[beyond_joint], nodes.position[chosen[joint]][:, None])[:, 0] - now[joint]
+            by_twist_there = derivative_by_twist(np.broadcast_to(np.eye(3), (len(joint), 3, 3)), arm[joint, None])
+            weighted = np.swapaxes(by_twist_there, 1, 2) / JOINT**2
+            np.add.at(hessian, joint, weighted @ by_twist_there)
+            np.add.at(gradient, joint, (weighted @ apart_there[..., None])[..., 0])
             of_bodies = (member @ hessian.reshape(-1, 36)).reshape(-1, 6, 6) + prior
             step = np.linalg.solve(of_bodies, (member @ gradient)[..., None])[..., 0]
             step[~enough] = 0
@@ -224,20 +254,22 @@ class RigidScene:
         if len(seen) < 2:
             return
         cost = np.minimum(nodes.cost(seen, self._steps), CAP)
-        distance, near = cKDTree(nodes.position[seen]).query(nodes.position[seen], k=min(9, len(seen)))
-        weight = (distance <= 1.8 * _spacing(view, nodes.position[seen])[:, None]).astype(np.float64)
+        position, body = nodes.position[seen], nodes.body[seen]
+        distance, near = cKDTree(position).query(position, k=min(9, len(seen)))
+        weight = (distance <= 1.8 * _spacing(view, position)[:, None]).astype(np.float64)
         weight[:, 0] = 2
-        cost = (weight[:, None] @ cost[near])[:, 0] / weight.sum(axis=1, keepdims=True)
-        body = nodes.body[seen]
         around = np.zeros(cost.shape, dtype=bool)
         around[:, STATIC] = True
         node, neighbour = np.nonzero((weight > 0) & (body[near] != FREE))
         around[node, body[near[node, neighbour]]] = True
+        holds = (weight > 0) & _same_surface(position, nodes.normal[seen, 0], near)
+        spread, around = _spread(cost, around, near, holds)
+        cost = (weight[:, None] @ cost[near])[:, 0] / weight.sum(axis=1, keepdims=True)
         every = np.arange(len(seen))
-        best = np.where(around, cost, np.inf).argmin(axis=1)
+        best = np.where(around, spread, np.inf).argmin(axis=1)
         least = cost[every, best]
-        own = np.where(body == FREE, np.inf, cost[every, body])
-        switch = (best != body) & (least < UNEXPLAINED) & (own > least + SWITCH)
+        own, own_spread = (np.where(body == FREE, np.inf, one[every, body]) for one in (cost, spread))
+        switch = (best != body) & (least < UNEXPLAINED) & (own_spread > spread[every, best] + SWITCH)
         self._assign(seen[switch], best[switch])
         nodes.body[seen[(least >= UNEXPLAINED) & (own >= UNEXPLAINED)]] = FREE
 
@@ -280,6 +312,7 @@ class RigidScene:
             self._steps = np.concatenate([self._steps, steps[:, None]], axis=1)
             self._pose = np.concatenate([self._pose, np.eye(4)[None]])
             self._body = np.append(self._body, self._next_body)
+            self._proof = np.append(self._proof, 0)
             self._next_body += 1
             self._assign(free[founders], np.full(founders.sum(), len(self._pose) - 1))
 
@@ -304,8 +337,11 @@ class RigidScene:
                 self._assign(members, np.full(len(members), other))
                 return
 
-    def _dissolve(self) -> None:
-        """Bodies that claim to move, though nearly all their nodes could as well stand still, return to the world."""
+    def _dissolve(self, view: SceneView) -> None:
+        """Bodies that claim to move, though nearly all their nodes could as well stand still, return to the world.
+
+        Plain surfaces can always stand still for a step or two. A body that was seen to leave its place is one for good.
+        """
         nodes, number = self._nodes, len(self._pose)
         chosen = np.flatnonzero((nodes.body > STATIC) & nodes.measured(4))
         if len(chosen) == 0:
@@ -315,7 +351,13 @@ class RigidScene:
         still = np.bincount(body, nodes.still[chosen, :4].mean(axis=1), minlength=number) / size
         travelled = (nodes.image_by_world[chosen, :4] @ (nodes.end - nodes.start)[chosen, :4][..., None])[..., 0]
         moved = np.bincount(body, np.linalg.norm(travelled, axis=-1).mean(axis=1), minlength=number) / size
-        for column in np.flatnonzero((still > STILL) & (moved > 0.2)):
+        was = nodes.position[chosen]
+        for step in se3.inverse(self._steps):
+            was = se3.transform_points(step[body], was[:, None])[:, 0]
+        with np.errstate(invalid="ignore"):
+            left = np.bincount(body, view.beyond(was) > 1, minlength=number) / size
+        self._proof += left > LEFT
+        for column in np.flatnonzero((still > STILL) & (moved > 0.2) & (self._proof < PROVEN)):
             members = np.flatnonzero(nodes.body == column)
             self._assign(members, np.full(len(members), STATIC))
 
@@ -332,6 +374,7 @@ class RigidScene:
         kept[STATIC] = True
         nodes.body = np.where(nodes.body == FREE, FREE, (np.cumsum(kept) - 1)[nodes.body])
         self._body, self._pose, self._steps = self._body[kept], self._pose[kept], self._steps[:, kept]
+        self._proof = self._proof[kept]
         nodes.key_age += 1
         nodes.take_keys(view, np.flatnonzero((nodes.body > STATIC) & nodes.shown & (nodes.key_age > KEY_FRAMES)))
 
@@ -405,6 +448,40 @@ def _may_be_still(before: SceneView, view: SceneView, start: np.ndarray, uv: np.
     with np.errstate(invalid="ignore"):
         same_depth = np.abs(view.beyond(start, 0.004)) < 1
     return same_depth & (before.behind_an_edge[row, column] | (stayed_error < 2 * moved_error + LOOKS_NOISE**2))
+
+
+def _same_surface(position: np.ndarray, normal: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Whether the ways from nodes (n, 3) to nodes `near` (n, k), the first of them itself, lead along one surface: (n, k) bool, no for itself."""
+    way = position[near] - position[:, None]
+    rise = np.maximum(np.abs(np.einsum("nki,ni->nk", way, normal)), np.abs(np.einsum("nki,nki->nk", way, normal[near])))
+    along = rise <= SAME_SLOPE * np.linalg.norm(way, axis=2)
+    along[:, 0] = False
+    return along
+
+
+def _spread(cost: np.ndarray, around: np.ndarray, near: np.ndarray, holds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What nodes say about bodies, `cost` (n, B), carried along surfaces: that of nodes that tell bodies apart to those that do not.
+
+    A plain part of a link could stand still or move, for all that can be seen there; that it moves is seen at a screw some nodes away.
+    `around` (n, B) bool are the bodies that come into question, `near` (n, k) the neighbours and `holds` (n, k) those on the same
+    surface. Returns the costs, and `around` with what is near along the surface.
+    """
+    for _ in range(3):
+        around = around | (holds[:, :, None] & around[near]).any(axis=1)
+    difference = np.where(around, cost, -np.inf).max(axis=1) - np.where(around, cost, np.inf).min(axis=1)
+    say = np.clip(difference / UNEXPLAINED, LEAST_SAY, 1)[:, None]
+    hold = HOLD * holds
+    spread = cost
+    for _ in range(SPREADING):
+        spread = (say * cost + (hold[:, None] @ spread[near])[:, 0]) / (say + hold.sum(axis=1, keepdims=True))
+    return spread, around
+
+
+def _joints(view: SceneView, position: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where nodes (n, 3) of bodies (n,) meet: indices (m,) of nodes, and for each the body (m,) of a node next to it that is another."""
+    distance, near = cKDTree(position).query(position, k=min(6, len(position)))
+    node, neighbour = np.nonzero((body[near] != body[:, None]) & (distance <= 1.8 * _spacing(view, position)[:, None]))
+    return node, body[near[node, neighbour]]
 
 
 def _cauchy(apart: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ NO_KEY = 99
 LOOKS_NOISE = 2.0
 """Standard deviation of grey levels that means nothing."""
 
-KEY_TEXTURE = 20.0
+KEY_TEXTURE = 100.0
 """Squared gradient, (grey levels / px)^2, at which a key patch is believed by half."""
 
 KEY_SIGMA = 0.2
@@ -58,6 +58,8 @@ class Nodes:
     """(n, STEPS, 2, 3) derivative of the pixel there."""
     image_weight: np.ndarray
     """(n, STEPS, 2, 2) information of the flow, 1/px^2."""
+    fit_weight: np.ndarray
+    """(n, 2, 2) information of the flow of the last step for fitting motions, where only firm texture counts, 1/px^2."""
     depth_weight: np.ndarray
     """(n, STEPS) information of the depth along the normal, 1/m^2."""
     still: np.ndarray
@@ -95,6 +97,7 @@ class Nodes:
             normal=np.zeros((n, STEPS, 3)),
             image_by_world=np.zeros((n, STEPS, 2, 3)),
             image_weight=np.zeros((n, STEPS, 2, 2)),
+            fit_weight=np.zeros((n, 2, 2)),
             depth_weight=np.zeros((n, STEPS)),
             still=np.zeros((n, STEPS), dtype=bool),
             key=np.zeros((n, len(PATCH))),
@@ -120,6 +123,7 @@ class Nodes:
         for name in ("start", "end", "normal", "image_by_world", "image_weight", "depth_weight", "still"):
             steps = getattr(self, name)
             setattr(self, name, np.concatenate([np.zeros_like(steps[:, :1]), steps[:, :-1]], axis=1))
+        self.fit_weight = np.zeros_like(self.fit_weight)
 
     def see(self, view: SceneView) -> None:
         beyond = view.beyond(self.position)

@@ -21,7 +21,10 @@ class TrackParameters:
     """How tracking is cut into chunks and where new tracks start."""
 
     chunk: int = parameter(60, "frames tracked at a time; bounds the memory", minimum=1)
-    cover_dilation: int = parameter(1, "patches around a visible track in which no new track starts (1: 3 x 3 patches)", minimum=0)
+    cover_dilation: int = parameter(
+        1, "patches around a visible track in which no new track of the same entity starts (1: 3 x 3 patches)", minimum=0
+    )
+    least_tracks: int = parameter(8, "visible tracks on an entity below which new ones start anywhere on it", minimum=0)
     retire_after: int = parameter(4, "chunks after which a lost point is no longer searched for", minimum=1)
     max_tracks: int = parameter(20000, "tracks in the whole clip; candidates of lower score beyond it are left out", minimum=1)
 
@@ -179,21 +182,39 @@ class _Entrants:
         return candidates, world
 
     def _uncovered(self, candidates: np.ndarray, chunk: _Chunk, progress: _Progress) -> np.ndarray:
-        """Those whose patch, in the frame in which they were selected, is not near a visible track."""
+        """Those whose patch, in the frame in which they were selected, is not near a visible track on the same entity.
+
+        Tracks on other entities take their own patch only: a small thing before a large one keeps its points. An entity that has few
+        tracks left takes every candidate.
+        """
         free = np.ones(len(candidates), dtype=bool)
         for frame in np.unique(self.keypoints.frame[candidates]):
-            covered = np.zeros(self.grid, dtype=bool)
-            for start, _, xyz, visible in progress.found:
-                if start == chunk.start:
-                    seen = xyz[frame - start][visible[frame - start]].astype(np.float64)
-                    uv, _ = cameras.project(seen, self.geometry.intrinsics, self.geometry.world_from_camera[frame])
-                    row, column = self._patch(uv[np.isfinite(uv).all(axis=1)])
-                    covered[row, column] = True
-            covered = _dilated(covered, self.parameters.cover_dilation)
+            labels = self.keypoints.labels[np.argmin(np.abs(self.keypoints.label_frame - frame))]
+            row, column = self._patch(self._seen(frame, chunk, progress))
+            tracked = labels[row, column]
             here = self.keypoints.frame[candidates] == frame
-            free[here] = ~covered[self._patch(self.keypoints.uv[candidates[here]])]
+            for entity in np.unique(self.keypoints.entity[candidates[here]]):
+                own = tracked == entity
+                if np.count_nonzero(own) < self.parameters.least_tracks:
+                    continue
+                covered = np.zeros(self.grid, dtype=bool)
+                covered[row[own], column[own]] = True
+                covered = _dilated(covered, self.parameters.cover_dilation)
+                covered[row, column] = True
+                of_entity = here & (self.keypoints.entity[candidates] == entity)
+                free[of_entity] = ~covered[self._patch(self.keypoints.uv[candidates[of_entity]])]
         self.report.count("candidates on patches that a track covers already", int((~free).sum()))
         return candidates[free]
+
+    def _seen(self, frame: int, chunk: _Chunk, progress: _Progress) -> np.ndarray:
+        """Pixels (n, 2) of the tracks that are seen in a frame of this chunk."""
+        found = [np.zeros((0, 2))]
+        for start, _, xyz, visible in progress.found:
+            if start == chunk.start:
+                seen = xyz[frame - start][visible[frame - start]].astype(np.float64)
+                uv, _ = cameras.project(seen, self.geometry.intrinsics, self.geometry.world_from_camera[frame])
+                found.append(uv[np.isfinite(uv).all(axis=1)])
+        return np.concatenate(found)
 
     def _patch(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns in the patch grid of pixels (n, 2)."""

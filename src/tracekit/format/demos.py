@@ -19,9 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tracekit.errors import BadDataError, MissingInputError, ResumableError
+from tracekit.errors import BadDataError, MissingInputError, ResumableError, TracekitError
 from tracekit.format import provenance
-from tracekit.format.container import check_is_whole
+from tracekit.format.container import check_is_whole, is_hdf5, open_checked, read_dataset
 from tracekit.format.file import carry_along, new_hdf5_file
 from tracekit.format.provenance import Step
 
@@ -77,6 +77,51 @@ def read_contents(path: Path) -> dict[str, dict[str, Any]]:
     """The parameters of every demonstration in a file, by name. Raises BadDataError when it is no whole file of demonstrations."""
     with _opened(path) as file:
         return {name: parameters for name, parameters, _ in _demos(file, path)}
+
+
+def holds_demos(path: str) -> bool:
+    """Whether a file is whole and says that it holds demonstrations."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with open_checked(path, path) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except TracekitError:
+        return False
+
+
+def describe_demos(path: Path, *, every_value: bool = False) -> dict[str, Any]:
+    """What is in a file of demonstrations, as plain data, in the words of `info`; with `every_value` all values are read (checksums).
+
+    Raises BadDataError when the file is damaged.
+    """
+    with _opened(path) as file:
+        groups, datasets = {}, []
+        for name, _, demo in _demos(file, path):
+            outcome = "done" if demo.attrs["success"] else "not done"
+            groups[demo.name.lstrip("/")] = f"{name}: {demo.attrs['num_samples']} steps, {outcome}: {demo.attrs['language']}"
+            for part in ("actions", "rewards", "dones", "obs/agentview_image", "obs/eye_in_hand_image", "obs/proprio"):
+                stored = demo[part]
+                if every_value:
+                    read_dataset(stored)
+                datasets.append((stored.name.lstrip("/"), stored.shape, str(stored.dtype), stored.id.get_storage_size()))
+        for split, members in file.get("mask", {}).items():
+            groups[f"mask/{split}"] = f"{len(members)} demonstrations"
+        return {
+            "file": os.fspath(path),
+            "format": FORMAT,
+            "format_version": int(file.attrs["format_version"]),
+            "clip_id": "",
+            "bytes": path.stat().st_size,
+            "groups": groups,
+            "datasets": [
+                dict(zip(("path", "shape", "dtype", "bytes"), (n, list(shape), kind, size), strict=True))
+                for n, shape, kind, size in datasets
+            ],
+            "unknown": [],
+            "captions": [],
+            "provenance": [vars(step) for step in provenance.read(file)],
+        }
 
 
 def merge_demos(target: Path, sources: dict[str, Path], environments: list[str], step: Step) -> None:
