@@ -27,7 +27,10 @@ def test_videos_become_a_world_model_and_its_score(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert "static" in (tmp_path / "run" / "scores.txt").read_text()
-    assert scores
+    assert [Path(file["file"]).name for file in scores["files"]] == ["predictions.h5", "swapped.h5"]
+    for file in scores["files"]:
+        assert set(file["methods"]) == {"predictions", "static", "constant-velocity"} and file["num_clips"] == 2
+        assert all(row["mean"] > 0 for rows in file["methods"].values() for row in rows)
     assert (tmp_path / "run" / "traces.png").stat().st_size > 10_000
     episodes = sorted(path.name for path in (tmp_path / "run" / "episodes").rglob("*.h5"))
     assert len(episodes) == 6 and all(name.startswith("drawer-") for name in episodes)
