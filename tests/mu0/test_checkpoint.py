@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import time
@@ -118,6 +119,34 @@ def test_frozen_hub_weights_are_named_not_stored(tmp_path: Path, hub_folders: tu
     build(TINY, seed=12).vlm.smolvlm.save_pretrained(moved)
     with pytest.raises(BadDataError, match=r"are not those that .*named was trained with"):
         load_model(folder, vlm=str(moved))
+
+
+def test_pretrained_weights_of_another_architecture_are_refused(tmp_path: Path, hub_folders: tuple[str, str]) -> None:
+    """transformers would give what is missing random values."""
+    vlm, dino = hub_folders
+    with pytest.raises(BadDataError, match=r"weights of .*dino are of another architecture"):
+        with_pretrained_parts(dino, dino)
+    with pytest.raises(BadDataError, match=r"weights of .*vlm are of another architecture"):
+        with_pretrained_parts(vlm, vlm)
+    path = Path(vlm) / "model.safetensors"
+    stored = safetensors.torch.load_file(path)
+    name = "model.text_model.layers.1.mlp.down_proj.weight"
+    safetensors.torch.save_file({**stored, name: torch.zeros(3, 4)}, path, metadata={"format": "pt"})
+    with pytest.raises(BadDataError, match=rf"do not hold {re.escape(name)} of shape \(32, 48\)"):
+        with_pretrained_parts(vlm, dino)
+    del stored[name]
+    safetensors.torch.save_file(stored, path, metadata={"format": "pt"})
+    with pytest.raises(BadDataError, match=rf"do not hold {re.escape(name)}(\n|$)"):
+        with_pretrained_parts(vlm, dino)
+
+
+def test_a_tokenizer_with_a_program_of_its_own_is_refused(tmp_path: Path) -> None:
+    asks = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": ["strange.Strange", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(asks))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "strange.py").write_text("raise SystemError('was run')")
+    with pytest.raises(MissingInputError, match=r"is not to be had"):
+        tokenizer_of(dataclasses.replace(TINY, tokenizer="hub", vlm_source=str(tmp_path)))
 
 
 def test_the_vlms_tokenizer_comes_along(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tracekit.errors import MissingInputError
+from tracekit.errors import BadDataError, MissingInputError
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.local_features import DinoFeatures
 from tracekit.mu0.model import Mu0
@@ -171,7 +173,16 @@ def load_pretrained_parts(model: Mu0, *, download: bool = False) -> None:
 
 def _from_hub(architecture: Any, source: str, config: Any, download: bool) -> Any:
     try:
-        return architecture.from_pretrained(source, config=config, local_files_only=not download, use_safetensors=True)
+        with _silent_transformers():
+            # Wrong shapes are told, not raised, so that they are named here together with what is missing.
+            model, told = architecture.from_pretrained(
+                source,
+                config=config,
+                local_files_only=not download,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         hint = (
@@ -180,6 +191,31 @@ def _from_hub(architecture: Any, source: str, config: Any, download: bool) -> An
             else "give a folder that holds the weights, fill the hub's cache, or allow fetching with --download"
         )
         raise MissingInputError(f"the weights of {source} are not to be had: {reason}", hint=hint) from None
+    # transformers gives these random values and goes on.
+    faults = sorted(told["missing_keys"]) + sorted(f"{name} of shape {tuple(want)}" for name, _, want in told["mismatched_keys"])
+    if faults:
+        raise BadDataError(
+            f"the weights of {source} are of another architecture than {architecture.__name__} of this size: they do not hold {faults[0]}"
+            + (f", and {len(faults) - 1} more" if len(faults) > 1 else ""),
+            hint="--preset says which size of the VLM is wanted",
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """No bars, and no table of the layers that are left on the disk on purpose."""
+    from transformers.utils import logging
+
+    before, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if had_bars:
+            logging.enable_progress_bar()
 
 
 def tokenizer_of(config: Mu0Config, folder: str | Path | None = None, *, download: bool = False) -> Any:
@@ -192,7 +228,8 @@ def tokenizer_of(config: Mu0Config, folder: str | Path | None = None, *, downloa
 
     source = str(folder or config.vlm_source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
+        # A folder may ask for a program of its own to be run: it is refused, where the default is to ask on standard input.
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise MissingInputError(
             f"the tokenizer of {source} is not to be had: {str(error).strip().splitlines()[0]}",
