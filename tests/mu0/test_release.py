@@ -6,10 +6,12 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_command import tracekit as run
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, SmolVLMConfig, SmolVLMForConditionalGeneration
 
@@ -434,6 +436,19 @@ def test_what_is_no_release_is_not_adopted(published, tmp_path):
     with pytest.raises(BadDataError, match="no policy of type smolvla"):
         adopt_release(folder / "vlm", None, tmp_path / "ours", Report())
     assert not (tmp_path / "ours").exists()
+
+
+def test_the_command_adopts_it_and_says_what_a_rollout_still_needs(published, tmp_path):
+    folder, _ = published
+    write_stats(tmp_path / "scales.json")
+    done = run("import", "mu0", folder, "--stats", tmp_path / "scales.json", "-o", tmp_path / "ours")
+    assert done.returncode == 0, done.stderr
+    assert b"the tokenizer of" in done.stderr
+    cv2.imwrite(str(tmp_path / "scene.png"), np.zeros((40, 60, 3), np.uint8))
+    done = run("rollout", tmp_path / "ours", "--image", tmp_path / "scene.png", "--text", "wave", "-o", tmp_path / "p.h5")
+    assert done.returncode == 66 and b"tokenizer" in done.stderr and b"--download" in done.stderr
+    assert run("import", "mu0", folder).returncode == 2
+    assert run("import", "mu0", folder, "-o", tmp_path / "ours", "--stats", tmp_path / "scales.json").returncode == 73
 
 
 def test_only_the_release_is_taken_for_one(published, tmp_path):
