@@ -197,6 +197,21 @@ def test_depth_that_is_absent_is_as_if_there_were_none():
         torch.testing.assert_close(model(none).velocity[1:], before[1:], **CLOSE)
 
 
+def test_with_weights_shared_out_the_way_does_not_depend_on_whether_there_is_depth():
+    """Else processes that validate with and without depth gather layers at different times, and wait for each other for ever."""
+    model, batch = awake(TINY), example_batch(TINY, 2, 3, depth=False)
+    looks: list[int] = []
+    model.vlm.vision.register_forward_hook(lambda *_: looks.append(1))
+    with torch.no_grad():
+        before = model(batch).velocity
+        assert len(looks) == 1
+        model.vlm.always_sees_depth = True
+        torch.testing.assert_close(model(batch).velocity, before, **CLOSE)
+        assert len(looks) == 3
+        model(example_batch(TINY, 2, 3, depth=True))
+        assert len(looks) == 5
+
+
 def test_a_picture_of_depth_takes_its_own_path_and_leaves_the_rgb_path_as_it_was():
     model = awake(TINY)
     batch = example_batch(TINY, 2, 4)

@@ -66,6 +66,8 @@ def _shard(model: Mu0, processes: Processes) -> None:
 
     # Nobody changes the forecast in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
+    # One process may validate on samples with depth while another has none: both gather the layers equally often.
+    model.vlm.always_sees_depth = True
     mesh = init_device_mesh(processes.device.type, (processes.world_size,))
     for layer in [*model.vlm.text.layers, *model.expert.layers]:  # type: ignore[union-attr]
         fully_shard(layer.mlp, mesh=mesh)

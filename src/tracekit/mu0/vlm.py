@@ -80,6 +80,8 @@ class VisionLanguageModel(nn.Module):
             if config.depth_lora_rank:
                 self._add_depth_lora()
         self.gradient_checkpointing = False
+        self.always_sees_depth = False
+        """Also where no sample has depth: processes that share weights out must all go the same way (`tracekit.mu0.shared_model`)."""
         self._freeze()
 
     @property
@@ -134,7 +136,7 @@ class VisionLanguageModel(nn.Module):
         parts = [self._see(batch.image)]
         present = [parts[0].new_ones(parts[0].shape[:2], dtype=torch.bool)]
         # In training the depth path always takes part, so that its parameters have a gradient on every process.
-        if self.config.use_depth and (batch.depth is not None or self.training_depth):
+        if self.config.use_depth and (batch.depth is not None or self.training_depth or self.always_sees_depth):
             parts.append(self._see_depth(batch))
             present.append(batch.depth_present[:, None].expand(-1, parts[-1].shape[1]))
         parts.append(self.text.embed_tokens(batch.text))
