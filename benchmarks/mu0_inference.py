@@ -15,8 +15,9 @@ import torch
 
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.example_batch import example_batch
-from tracekit.mu0.model import SOLVER_STEPS, Mu0
+from tracekit.mu0.model import Mu0
 from tracekit.mu0.presets import PRESETS, build
+from tracekit.mu0.rollout_parameters import RolloutParameters
 
 NUM_KEYPOINTS = 16
 NUM_ROUNDS = 5
@@ -78,9 +79,9 @@ def awake(config: Mu0Config) -> Mu0:
 def recomputed(model: Mu0, batch, noise: torch.Tensor) -> torch.Tensor:
     """Euler's method with a whole pass for every step."""
     points = noise[:, 0]
-    for step in range(SOLVER_STEPS):
-        tau = torch.full((len(batch),), 1 - step / SOLVER_STEPS)
-        points = points - model(dataclasses.replace(batch, noise=points, target=points, tau=tau)).velocity / SOLVER_STEPS
+    for step in range(RolloutParameters.steps):
+        tau = torch.full((len(batch),), 1 - step / RolloutParameters.steps)
+        points = points - model(dataclasses.replace(batch, noise=points, target=points, tau=tau)).velocity / RolloutParameters.steps
     return points
 
 

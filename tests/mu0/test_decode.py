@@ -46,6 +46,13 @@ def test_equals_the_curves_of_the_corpus_whatever_the_batch(basis: str) -> None:
     np.testing.assert_allclose(traces, expected, atol=1e-5)
 
 
+def test_traces_are_single_precision_where_the_network_is_not() -> None:
+    points, current = torch.randn(1, 2, 3, TINY.control_points, 3, generator=torch.Generator().manual_seed(0)), torch.ones(1, 3, 3)
+    plain = decode(TINY, points, current, SCALE, everything_exists(points, TINY.horizon))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(decode(TINY, points, current, SCALE, everything_exists(points, TINY.horizon)), plain)
+
+
 def test_without_splines_points_are_the_steps() -> None:
     config = dataclasses.replace(TINY, use_bspline=False)
     points = torch.randn(1, 2, 3, config.horizon, 3, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from tracekit.geometry import bspline
 from tracekit.mu0.config import Mu0Config
-
-END_THRESHOLD = 0.5
+from tracekit.mu0.rollout_parameters import RolloutParameters
 
 
 def decode(
@@ -18,7 +17,7 @@ def decode(
     current: Tensor,
     delta_scale: Tensor | np.ndarray,
     validity: Tensor,
-    threshold: float = END_THRESHOLD,
+    threshold: float = RolloutParameters.end_threshold,
 ) -> Tensor:
     """Absolute traces (B, S, N, H, 3) float32, steps 1 to H after the anchor, u and v in [-1, 1], z in metres.
 
@@ -29,7 +28,8 @@ def decode(
     scale = torch.as_tensor(delta_scale, dtype=torch.float32, device=points.device)
     steps = points.float()
     if config.use_bspline:
-        steps = _basis_after_anchor(config).to(points.device) @ steps
+        with torch.autocast(points.device.type, enabled=False):  # traces have more digits than bfloat16
+            steps = _basis_after_anchor(config).to(points.device) @ steps
     anchor = current.float()[:, None, :, None]
     with_anchor = torch.cat([anchor.expand(*steps.shape[:3], 1, 3), anchor + steps * scale], dim=3)
     # Steps 1 to H after the anchor are entries 1 to H; the last one that exists may be the anchor itself, entry 0.

@@ -15,10 +15,9 @@ from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.flow_time import FlowTime
 from tracekit.mu0.local_features import local_features
 from tracekit.mu0.query_tokens import QueryTokens
+from tracekit.mu0.rollout_parameters import RolloutParameters
 from tracekit.mu0.trace_expert import Memory, TraceExpert
 from tracekit.mu0.vlm import VisionLanguageModel
-
-SOLVER_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Mu0(nn.Module):
         return Forecast(forecast.velocity[:, 0], forecast.validity_logits[:, 0])
 
     @torch.no_grad()
-    def sample(self, batch: TraceBatch, noise: Tensor, num_steps: int = SOLVER_STEPS) -> Samples:
+    def sample(self, batch: TraceBatch, noise: Tensor, num_steps: int = RolloutParameters.steps) -> Samples:
         """Futures from noise (B, S, N, P, 3) by Euler's method from tau = 1 to 0 in equal steps (B.3).
 
         The prefix is encoded once for all draws and steps. The batch's target, noise and tau are not looked at.
