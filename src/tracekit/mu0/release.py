@@ -97,9 +97,9 @@ def release_config(path: Path) -> Mu0Config:
     for name, only in _ONLY.items():
         if content.get(name, only) != only:
             raise BadDataError(f"{path}: {name} is {content[name]!r}, but only {only!r} can be loaded")
-    if content.get("num_expert_layers", -1) not in (-1, 0, content["num_vlm_layers"]):
-        raise BadDataError(f"{path}: num_expert_layers is {content['num_expert_layers']}, but as many as the VLM has are expected")
     try:
+        if content.get("num_expert_layers", -1) not in (-1, 0, content["num_vlm_layers"]):
+            raise BadDataError(f"{path}: num_expert_layers is {content['num_expert_layers']}, but as many as the VLM has are expected")
         size, other = content["resize_imgs_with_padding"]
         if size != other:
             raise BadDataError(f"{path}: pictures of {size} x {other} pixels, but squares are expected")
@@ -128,6 +128,8 @@ def release_config(path: Path) -> Mu0Config:
         )
     except KeyError as error:
         raise BadDataError(f"{path} has no {error.args[0]}") from None
+    except (TypeError, ValueError) as error:  # null, or a text where a number belongs
+        raise BadDataError(f"{path} holds a value of another type than expected: {error}") from None
     config.check()
     return config
 
