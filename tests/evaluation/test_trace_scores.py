@@ -269,6 +269,14 @@ def test_intervals_are_those_of_clips_drawn_with_replacement() -> None:
     assert high[0] == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
 
 
+def test_where_no_draw_meets_a_clip_with_a_value_there_is_no_interval() -> None:
+    denominator = np.zeros((50, 1))
+    denominator[:2] = 1
+    bounds = [ClipBootstrap(50, 1, seed).interval(denominator * 7, denominator) for seed in range(40)]
+    assert {float(low[0]) for low, _ in bounds if not math.isnan(low[0])} == {7.0}
+    assert any(math.isnan(low[0]) and math.isnan(high[0]) for low, high in bounds)
+
+
 def test_intervals_contain_the_mean_follow_the_seed_and_need_two_clips() -> None:
     scores, same, other = (score(noisy(num_samples=20), seed=seed) for seed in (0, 0, 1))
     for figure in (figure for method in scores.methods[:2] for figure in method.figures):

@@ -82,7 +82,7 @@ class ClipBootstrap:
         means = _ratio(self._times @ numerator, self._times @ denominator)
         for horizon, column in enumerate(means.T):
             drawn = column[~np.isnan(column)]
-            if np.count_nonzero(denominator[:, horizon]) > 1:
+            if len(drawn) and np.count_nonzero(denominator[:, horizon]) > 1:
                 low[horizon], high[horizon] = np.quantile(drawn, self._quantiles)
         return low, high
 
