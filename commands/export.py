@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from tracekit import batch, options
 from tracekit.batch import Item
 from tracekit.console import ConsoleReport
 from tracekit.errors import BadDataError, CannotCreateError, UsageError
-from tracekit.format.atomic_folder import new_folder, remove_folder
+from tracekit.format.atomic_folder import new_folder
 from tracekit.format.file import Target, open_records
 from tracekit.format.schema import CORPUS, EPISODE
 from tracekit.interop.traceextract_writer import TraceextractParameters, write_release_episode
 from tracekit.parameters import parameter
 from tracekit.report import Report
-from tracekit.stage import VideoOptions, open_clip_frames
+from tracekit.stage import VideoOptions, open_clip_frames, refuse_inputs
 from tracekit.workers import Crew, make_folder, raise_failures, work_through
 
 
@@ -61,11 +62,11 @@ class _OneEpisode:
             for group in ("video", "geometry", "tracks"):
                 file.require(group)
             episode = file.episode()
-            frames = open_clip_frames(episode.video, item.source, self.video)
             if target.exists():
                 _check_replaceable(target, self.force)
-                remove_folder(target)
-            with new_folder(target) as temporary:
+                _refuse_inputs_inside(target, [item.source, self.video, episode.video.uri])
+            frames = open_clip_frames(episode.video, item.source, self.video)
+            with new_folder(target, replace=self.force) as temporary:
                 write_release_episode(episode, frames, temporary, item.id, self.parameters, report)
 
 
@@ -75,6 +76,13 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise CannotCreateError(f"{target} exists and is no episode folder", hint="use another -d")
     if not force:
         raise CannotCreateError(f"{target} exists", hint="use --force to make it anew")
+
+
+def _refuse_inputs_inside(target: Path, inputs: Sequence[str | None]) -> None:
+    """Raise UsageError where a folder that would be replaced holds what is read, or what the episode was made from."""
+    for source in inputs:
+        if source and Path(source).resolve().is_relative_to(target.resolve()):
+            raise UsageError(f"{target} holds {source}, which the episode comes from; inputs are never changed", hint="use another -d")
 
 
 class TraceextractExport:
@@ -150,6 +158,7 @@ class StatsExport:
         if not common.output:
             raise UsageError("say where the statistics go: -o FILE.json")
         target = Target(Path(common.output), common.force)
+        refuse_inputs(target.path, sources)
         target.check()
         with open_records(sources[0], CORPUS) as file:
             delta_scale, depth_log_range = file.value("", "delta_scale"), file.value("", "depth_log_range")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from corpus_clips import HEIGHT, WIDTH
 from release_episodes import NUM_FRAMES, write_moving_episode, write_release_folder
-from run_command import peak_kilobytes, tracekit
+from run_command import peak_kilobytes, shell, tracekit
 
 from tracekit.format.file import open_records
 from tracekit.format.schema import CORPUS, EPISODE
@@ -106,6 +107,9 @@ def test_their_statistics_scale_our_corpus(episodes: list[Path], tmp_path: Path)
     assert done.returncode == 65 and b"target_kind is 'step'" in done.stderr and not (tmp_path / "refused.h5").exists()
     assert tracekit("export", "stats", tmp_path / "own.h5", "-o", stats).returncode == 73
     assert tracekit("export", "stats", episodes[0], "-o", tmp_path / "x.json").returncode == 65
+    before = (tmp_path / "own.h5").read_bytes()
+    done = tracekit("export", "stats", tmp_path / "own.h5", "-o", tmp_path / "own.h5", "--force")
+    assert done.returncode == 2 and b"inputs are never changed" in done.stderr and (tmp_path / "own.h5").read_bytes() == before
 
 
 def test_done_folders_are_skipped_and_force_makes_them_again(episodes: list[Path], tmp_path: Path) -> None:
@@ -118,6 +122,28 @@ def test_done_folders_are_skipped_and_force_makes_them_again(episodes: list[Path
     assert tracekit(*command, "--force").returncode == 0
     assert (tmp_path / "clip-0").stat().st_ctime_ns != before
     assert not list(tmp_path.glob(".*part"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_full_disk_leaves_the_folder_that_was_to_be_replaced(folders: Path, episodes: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(folders / "clip-0", tmp_path / "clip-0")
+    before = contents(tmp_path / "clip-0")
+    done = shell(f"ulimit -f 20; tracekit export traceextract {episodes[0]} -d {tmp_path} --force")
+    assert done.returncode == 74, done.stderr.decode()
+    assert contents(tmp_path / "clip-0") == before and [path.name for path in tmp_path.iterdir()] == ["clip-0"]
+
+
+def test_a_folder_that_the_episode_was_imported_from_is_never_replaced(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "clip-0", tmp_path / "clip-0")
+    before = contents(tmp_path / "clip-0")
+    assert tracekit("import", "traceextract", tmp_path / "clip-0", "-o", tmp_path / "clip-0.h5").returncode == 0
+    done = tracekit("export", "traceextract", tmp_path / "clip-0.h5", *QUICK, "-d", tmp_path, "--force")
+    assert done.returncode == 2 and b"images.npy, which the episode comes from" in done.stderr, done.stderr.decode()
+    assert contents(tmp_path / "clip-0") == before
+    assert tracekit("export", "traceextract", tmp_path / "clip-0.h5", *QUICK, "-d", tmp_path / "elsewhere").returncode == 0
 
 
 def test_only_episode_folders_are_ever_replaced(episodes: list[Path], tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """New folders appear whole or not at all: filled beside the target, every file flushed to the disk, then renamed.
 
-After a kill at any moment the target is a complete folder or is not there. What a killed process left behind is recognised by its lock,
+After a kill at any moment the target is a complete folder, or is not there where there was none. What a killed process left behind is recognised by its lock,
 which died with it, and swept by the next that makes a folder at the same place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -19,22 +21,28 @@ from tracekit.format.atomic import is_storage_failure, storage_error
 
 _SUFFIX = ".tracekit-part"
 _SWEEP_WITHOUT_LOCKS_AFTER_SECONDS = 24 * 3600
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `target`; when the block ends well it becomes `target`, which must not exist.
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `target`; when the block ends well it becomes `target`.
 
-    Raises CannotCreateError when it cannot be made, StorageError when the disk fails; then nothing is left behind.
+    A folder `target` that exists is refused, or with `replace` stays what it is until the new one is complete, and is then removed.
+    Raises CannotCreateError when it cannot be made or another writer was first, StorageError when the disk fails; then nothing is left
+    behind, and nothing has changed.
     """
-    if target.exists():
+    if target.exists() and not replace:
         raise CannotCreateError(f"{target} exists")
     sweep_folders(target.parent)
     temporary, descriptor = _create_sibling(target)
     try:
         yield temporary
         sync_files(temporary)
-        os.rename(temporary, target)
+        if replace and target.is_dir():
+            _swap(temporary, target)
+        else:
+            _publish(temporary, target)
         sync(target.parent)
     except OSError as error:
         if is_storage_failure(error):
@@ -43,6 +51,37 @@ def new_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(descriptor)
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    try:
+        os.rename(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise CannotCreateError(
+            f"{target} appeared while this command ran", hint="another command wrote it; it was left as it is"
+        ) from None
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    """Give the two folders each other's names: at once where the system can (Linux' renameat2), else with a moment without `target`."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        failed = True
+    else:
+        failed = renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) != 0
+    if not failed:
+        return
+    old = target.parent / f".{target.name[:180]}.{os.getpid()}-old{_SUFFIX}"
+    os.rename(target, old)
+    try:
+        _publish(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(target: Path) -> None:
