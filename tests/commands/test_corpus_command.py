@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from corpus_clips import clip, pictures, write_clip
-from run_command import peak_kilobytes
+from run_command import peak_kilobytes, shell
 
 from tracekit.cli import run
 from tracekit.format.file import in_millimetres, open_records
@@ -229,6 +229,15 @@ def test_an_episode_that_fails_half_way_leaves_nothing_behind(clips: list[Path],
             step = file.steps()[-1]
         assert step.counts["episodes left out because they could not be read"] == 1
         assert step.counts["samples"] == len(read(result).sample_clip) and step.inputs == ["clip-0", "clip-1"]
+
+
+@pytest.mark.parametrize("flags", ["", "--skip-bad"])
+def test_a_full_disk_is_what_the_user_is_told(clips: list[Path], tmp_path: Path, flags: str) -> None:
+    done = shell(
+        f"ulimit -f 60; tracekit fit-bspline {' '.join(map(str, clips))} --embed-images --embed-depth {flags} -o {tmp_path}/out.h5"
+    )
+    assert done.returncode == 74 and b"size limit" in done.stderr, done.stderr.decode()
+    assert not list(tmp_path.iterdir())
 
 
 def test_scales_that_are_none_are_refused(clips: list[Path], tmp_path: Path) -> None:

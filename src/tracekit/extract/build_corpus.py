@@ -15,6 +15,7 @@ from tracekit.extract.corpus_pictures import PictureParameters, with_pictures, w
 from tracekit.extract.corpus_scales import CorpusScales
 from tracekit.extract.fit_bspline import FitBsplineParameters, count_clipped, empty, episode_samples, fit_control_points
 from tracekit.extract.merge_corpora import Agreement, CaptionTable
+from tracekit.format.atomic import is_storage_failure
 from tracekit.format.file import RecordFile, RecordWriter
 from tracekit.records import Corpus, Episode, Frames
 from tracekit.report import Report
@@ -37,6 +38,8 @@ class CorpusBuilder:
         """Source, video and the video's digest of each clip."""
         self._lengths: dict[str, int] = {}
         self._first: tuple[Corpus, str] | None = None
+        self._disk_failure: OSError | RuntimeError | None = None
+        """Of the new file, not of a source."""
 
     @property
     def clip_names(self) -> list[str]:
@@ -46,6 +49,7 @@ class CorpusBuilder:
     def source(self, head: Corpus, name: str, *, has_rows: bool) -> Iterator[_Source]:
         """Add to what this yields the samples of one source. When the block fails, nothing of the source stays.
 
+        Where the disk failed, the file cannot be mended: that failure is raised as it came, and again by whatever is added later.
         Raises BadDataError when the source does not go with the earlier ones, or brings a clip that is there.
         """
         before = copy.copy(self._agreement), self._first, dict(self._lengths), len(self._clips), len(self._captions)
@@ -63,6 +67,8 @@ class CorpusBuilder:
             source.create(head)
             yield source
         except BaseException:
+            if self._disk_failure is not None:
+                raise  # to shorten the datasets would have to write, too, and hide what went wrong
             self._agreement, self._first, lengths, num_clips, num_captions = before
             self._captions.truncate(num_captions)
             while len(self._clips) > num_clips:
@@ -74,7 +80,14 @@ class CorpusBuilder:
             raise
 
     def append(self, field: str, values: np.ndarray) -> None:
-        self._writer.append("", field, values, scattered=field in _SCATTERED)
+        if self._disk_failure is not None:
+            raise self._disk_failure
+        try:
+            self._writer.append("", field, values, scattered=field in _SCATTERED)
+        except (OSError, RuntimeError) as error:
+            if is_storage_failure(error):
+                self._disk_failure = error
+            raise
         self._lengths[field] = self._lengths.get(field, 0) + len(values)
 
     def length(self, field: str) -> int:
