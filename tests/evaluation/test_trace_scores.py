@@ -48,6 +48,14 @@ def test_draws_at_known_distances() -> None:
     assert scores.num_traces == 24 and scores.num_slots == 6 and scores.num_clips == 3
 
 
+@pytest.mark.parametrize("name", ["static", "constant-velocity"])
+def test_a_file_may_have_the_name_of_a_baseline(name: str) -> None:
+    scores = score(straight(), TraceParameters(top="1,64", resamples=0), name=name)
+    assert [method.is_baseline for method in scores.methods] == [False, True, True]
+    assert math.isnan(mean(scores, "ade", 64, 8)), "the file has fewer draws"
+    assert [mean(scores, "ade", 64, 8, method=m) for m in (1, 2)] == [mean(scores, "ade", 1, 8, method=m) for m in (1, 2)]
+
+
 def test_baselines_on_straight_paths() -> None:
     """Static is off by |v| t at step t; constant velocity by nothing."""
     p = straight()

@@ -158,11 +158,12 @@ def score(
         report.note(f"{name} is about one clip: there are no intervals")
     methods: list[MethodScores] = []
     values: dict[str, list[np.ndarray]] = {metric: [] for metric in _measured(parameters)}
-    for method, traces in scored.predictors(draws):
+    for place, (method, traces) in enumerate(scored.predictors(draws)):
+        is_baseline = place > 0  # a file may have the name of a baseline
         measured = measure(traces, scored.true_traces, scored.valid, parameters)
-        methods.append(_summary(method, measured, parameters, scored.grouping, bootstrap, is_baseline=method != name))
+        methods.append(_summary(method, measured, parameters, scored.grouping, bootstrap, is_baseline=is_baseline))
         for metric, distances in measured.items():
-            values[metric].append(np.stack([_top(distances, top, method != name) for top in parameters.top_draws], axis=1))
+            values[metric].append(np.stack([_top(distances, top, is_baseline) for top in parameters.top_draws], axis=1))
     return TraceScores(
         name=name,
         methods=methods,
