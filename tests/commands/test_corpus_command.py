@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from corpus_clips import clip, pictures, write_clip
 from run_command import peak_kilobytes, shell
 
 from tracekit.cli import run
-from tracekit.format.file import in_millimetres, open_records
-from tracekit.format.schema import CORPUS
-from tracekit.records import Corpus
+from tracekit.format.file import Target, in_millimetres, open_records, write_records
+from tracekit.format.schema import CORPUS, PREDICTIONS
+from tracekit.records import Corpus, Predictions
 from tracekit.video import open_clip
 
 EMBED = ("--embed-images", "--embed-depth")
@@ -165,6 +167,18 @@ def test_episodes_and_corpora_do_not_mix(clips: list[Path], whole: Path, tmp_pat
     assert code == 65 and "tracekit/corpus, but tracekit/episode is expected" in said
 
 
+def test_what_is_neither_is_told_what_both_are(clips: list[Path], tmp_path: Path) -> None:
+    rows = np.zeros((1, 1, 2, 3), np.float32)
+    one = np.zeros(1, np.int32)
+    predictions = Predictions(["c"], one, [""], one, one, one.astype(np.uint8), rows[0, 0, :1], rows)
+    with write_records(Target(tmp_path / "predictions.h5"), PREDICTIONS) as writer:
+        writer.put(predictions)
+    code, said = fit(tmp_path / "predictions.h5", "-o", tmp_path / "out.h5")
+    assert code == 65 and "predictions.h5 is of format tracekit/predictions, but tracekit/episode or tracekit/corpus is expected" in said
+    code, said = fit("--skip-bad", tmp_path / "predictions.h5", clips[0], "-o", tmp_path / "out.h5")
+    assert code == 0 and "left out" in said and read(tmp_path / "out.h5").clip_name == ["clip-0"]
+
+
 # --- pictures and depth
 
 
@@ -238,6 +252,40 @@ def test_a_full_disk_is_what_the_user_is_told(clips: list[Path], tmp_path: Path,
     )
     assert done.returncode == 74 and b"size limit" in done.stderr, done.stderr.decode()
     assert not list(tmp_path.iterdir())
+
+
+_FILLS_THE_DISK = """
+import os, resource, signal, sys
+from pathlib import Path
+import numpy as np
+from tracekit.extract.build_corpus import CorpusBuilder
+from tracekit.extract.corpus_pictures import PictureParameters, without_samples
+from tracekit.extract.fit_bspline import FitBsplineParameters, empty
+from tracekit.format.file import Target, write_records
+from tracekit.format.schema import CORPUS
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+head = without_samples(empty(FitBsplineParameters()), PictureParameters())
+said = []
+with write_records(Target(Path(sys.argv[1]), False), CORPUS) as writer:
+    builder = CorpusBuilder(writer)
+    truncated = writer.truncate
+    writer.truncate = lambda *arguments: said.append("taken back") or truncated(*arguments)
+    for name, number in (("large", 60_000), ("small", 1)):
+        try:
+            with builder.source(head, name, has_rows=True):
+                builder.append("future", np.random.default_rng(0).random((number, *head.future.shape[1:])).astype(head.future.dtype))
+        except (OSError, RuntimeError) as error:
+            said.append(name + (" failed" if "errno = 27" in str(error) else str(error)))
+    print("; ".join(said), flush=True)
+    os._exit(0)
+"""
+
+
+def test_nothing_is_taken_back_on_a_full_disk_nor_added_later(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _FILLS_THE_DISK, tmp_path / "out.h5"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "large failed; small failed", (done.stdout, done.stderr)
 
 
 def test_scales_that_are_none_are_refused(clips: list[Path], tmp_path: Path) -> None:
