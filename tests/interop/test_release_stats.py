@@ -100,7 +100,7 @@ def test_what_is_no_file_or_too_long(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError):
         read_release_stats(tmp_path / "absent.json")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(MissingInputError):
+    with pytest.raises(BadDataError, match="no regular file"):
         read_release_stats(tmp_path / "pipe")
     (tmp_path / "long.json").write_text("{}" + " " * (1 << 20))
     with pytest.raises(BadDataError, match="longer"):

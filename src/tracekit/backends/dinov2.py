@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from tracekit.backends.devices import torch_device
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.errors import BadDataError, UnavailableError
+from tracekit.format.json_file import read_json_object
 
 DEFAULT_MODEL = "vit_base_patch14_dinov2.lvd142m"
 PATCHES_ACROSS = 37
@@ -182,8 +182,8 @@ def _read(weights: Path) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    config = read_json_object(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
         # The folder is somebody's: nothing in it may name another file or a place in the network for timm to open.
         if not re.fullmatch(r"\w+(\.\w+)?", architecture):

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tracekit.errors import BadDataError, MissingInputError
+from tracekit.errors import BadDataError
 from tracekit.format.atomic import new_file
+from tracekit.format.json_file import read_json_object
 
 _MOST_BYTES = 1 << 20
 _DELTA = ("delta_scale_x", "delta_scale_y", "delta_scale_z")
@@ -24,12 +25,12 @@ _DEPTH = ("depth_log_min", "depth_log_max")
 
 def read_release_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """delta_scale (3,) in (1, 1, m) and depth_log_range (2,) in log metres. Raises BadDataError naming what is wrong."""
-    return _release_stats(_read_object(Path(path)), str(path))
+    return _release_stats(_read_object(path), str(path))
 
 
 def read_scales(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """The same from either layout: the release's, or that of `tracekit fit-bspline --stats-only` (delta_scale, depth_log_range)."""
-    content = _read_object(Path(path))
+    content = _read_object(path)
     if "delta_scale" not in content:
         return _release_stats(content, str(path))
     return _numbers(content, ("delta_scale",), 3, str(path)), _numbers(content, ("depth_log_range",), 2, str(path))
@@ -89,15 +90,6 @@ def _numbers(content: dict[str, Any], keys: tuple[str, ...], length: int, name: 
     return numbers
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingInputError(f"{path} does not exist", hint="a statistics file of the release, or what fit-bspline --stats-only wrote")
-    if path.stat().st_size > _MOST_BYTES:
-        raise BadDataError(f"{path} is longer than any statistics file ({_MOST_BYTES} bytes)")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path} holds no JSON object")
-    return content
+def _read_object(path: str | Path) -> dict[str, Any]:
+    hint = "a statistics file of the release, or what fit-bspline --stats-only wrote"
+    return read_json_object(Path(path), most_bytes=_MOST_BYTES, hint=hint)

@@ -8,7 +8,6 @@ DIR/poses.{txt,npy}      optional: T rows of 12 or 16 numbers, or (T, 4, 4)
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 
 from tracekit.errors import BadDataError, MissingInputError, UsageError
+from tracekit.format.json_file import read_json
 from tracekit.geometry import se3
 from tracekit.image_folder import natural_order
 from tracekit.records import Frames
@@ -162,8 +162,8 @@ def _pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
 
 
 def _intrinsics_from_json(path: Path) -> np.ndarray:
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text("utf-8"))
         if isinstance(content, list):
             return np.array(content, dtype=np.float64)
         return _pinhole(*(float(content[key]) for key in ("fx", "fy", "cx", "cy")))

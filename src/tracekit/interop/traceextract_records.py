@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from tracekit.errors import BadDataError, MissingInputError
 from tracekit.extract.filter import PRESETS, FilterParameters, filter_moving
 from tracekit.extract.segment import SegmentParameters, motion_signal, smooth
+from tracekit.format.json_file import read_json_object
 from tracekit.geometry import cameras
 from tracekit.interop.traceextract import ReleaseDepth, ReleaseEpisode, clip_of
 from tracekit.interop.traceextract_texts import read_captions, read_description
@@ -52,12 +54,8 @@ def records_of(episode: ReleaseEpisode, fps: float | None, task: str | None, rep
 def _fps_of(folder: Path, report: Report) -> float:
     """What our own exports say in meta.json; the release's say nothing about images.npy."""
     path = folder / "meta.json"
-    if path.is_file() and path.stat().st_size <= _MOST_META_BYTES:
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (ValueError, RecursionError):
-            content = None
-        fps = content.get("fps") if isinstance(content, dict) else None
+    with contextlib.suppress(MissingInputError, BadDataError):
+        fps = read_json_object(path, most_bytes=_MOST_META_BYTES).get("fps")
         if isinstance(fps, (int, float)) and not isinstance(fps, bool) and math.isfinite(fps) and 1e-3 <= fps <= 1e6:
             return float(fps)
     report.note(f"the folder does not tell its rate: {DEFAULT_FPS:g} frames per second taken (--source-fps)")

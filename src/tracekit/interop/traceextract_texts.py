@@ -9,7 +9,6 @@ caption/curate_captions.py of github.com/Yoonkyo/TraceExtract, src/lerobot/datas
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError
 from tracekit.extract.caption import clean
+from tracekit.format.json_file import read_json_object
 from tracekit.records import Captions
 
 TEXTS_NAME = "curated_training_texts.json"
@@ -44,7 +44,7 @@ def read_captions(folder: Path, num_frames: int, description: str) -> Captions |
     Raises BadDataError naming the file and the entry that is malformed. Texts are cleaned and bounded, and never interpreted.
     """
     path = folder / TEXTS_NAME
-    content = _read_object(path) if path.exists() else {}
+    content = read_json_object(path, most_bytes=_MOST_BYTES) if path.exists() else {}
     chunks = [_Entry(entry, f"chunk_texts[{i}] of {path}", num_frames) for i, entry in enumerate(_entries(content, "chunk_texts", path))]
     merged = [_Entry(entry, f"merged_texts[{i}] of {path}", num_frames) for i, entry in enumerate(_entries(content, "merged_texts", path))]
     if not chunks and not merged and not description:
@@ -138,17 +138,3 @@ def _entries(content: dict[str, Any], key: str, path: Path) -> list[Any]:
     if not isinstance(entries, list):
         raise BadDataError(f"{path}: {key} is no list")
     return entries
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise BadDataError(f"{path} is no regular file")
-    if path.stat().st_size > _MOST_BYTES:
-        raise BadDataError(f"{path} is longer than {_MOST_BYTES >> 20} MiB")
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{path} is no JSON: {str(error)[:200]}") from None
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path} holds no JSON object")
-    return content

@@ -6,7 +6,6 @@ strict: every tensor has its place, or the error names it.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tracekit.errors import BadDataError, MissingInputError
+from tracekit.format.json_file import read_json_object
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.presets import PRESETS, build
@@ -66,10 +66,9 @@ _ONLY = {
 def is_release(folder: Path) -> bool:
     """Whether a folder holds a policy of the release rather than a checkpoint of ours."""
     try:
-        content = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(folder / "config.json").get("type") == "smolvla"
+    except (MissingInputError, BadDataError):
         return False
-    return isinstance(content, dict) and content.get("type") == "smolvla"
 
 
 def load_release(folder: Path) -> Mu0:
@@ -84,7 +83,7 @@ def load_release(folder: Path) -> Mu0:
     embedding, head = "vlm.smolvlm.model.text_model.embed_tokens.weight", "vlm.smolvlm.lm_head.weight"
     if head not in tensors and embedding in tensors:  # tied weights are stored once
         tensors[head] = tensors[embedding]
-    if not _read_json(folder / "config.json").get("trace_done_head", False):
+    if not read_json_object(folder / "config.json").get("trace_done_head", False):
         tensors |= {name: own[name] for name in ("validity.weight", "validity.bias")}
     check_tensors(tensors, own, str(folder / "model.safetensors"))
     model.load_state_dict(tensors)
@@ -93,7 +92,7 @@ def load_release(folder: Path) -> Mu0:
 
 def release_config(path: Path) -> Mu0Config:
     """Our configuration of a network whose config.json is the release's."""
-    content = _read_json(path)
+    content = read_json_object(path)
     for name, only in _ONLY.items():
         if content.get(name, only) != only:
             raise BadDataError(f"{path}: {name} is {content[name]!r}, but only {only!r} can be loaded")
@@ -180,7 +179,7 @@ def _vlm(name: str, num_layers: int, path: Path) -> dict[str, Any]:
             return {**preset.vlm, "text_config": {**preset.vlm["text_config"], "num_hidden_layers": num_layers}}
     if not (Path(name) / "config.json").is_file():
         raise BadDataError(f"{path}: the VLM {name!r} is unknown", hint="its three sizes are known by their hub ids; others as a folder")
-    content = _read_json(Path(name) / "config.json")
+    content = read_json_object(Path(name) / "config.json")
     return {
         "vision_config": content["vision_config"],
         "text_config": {**content["text_config"], "num_hidden_layers": num_layers},
@@ -197,16 +196,4 @@ def _dino(name: str, path: Path) -> dict[str, Any]:
         raise BadDataError(
             f"{path}: the DINOv2 {name!r} is unknown", hint="facebook/dinov2-base is known by its hub id; others as a folder"
         )
-    return _read_json(Path(name) / "config.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise MissingInputError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise BadDataError(f"{path} is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadDataError(f"{path} holds no configuration")
-    return content
+    return read_json_object(Path(name) / "config.json")
