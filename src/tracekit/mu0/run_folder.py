@@ -14,6 +14,7 @@ from typing import Any
 from tracekit.errors import BadDataError, CannotCreateError, MissingInputError, ResumableError
 from tracekit.format.atomic import check_can_create, new_file, sweep
 from tracekit.format.atomic_folder import remove_folder, sweep_folders
+from tracekit.format.json_file import read_json_object
 
 _STEP = re.compile(r"step-(\d{8,})")
 _LAST, _BEST, _RUN, LOG, _LOCK = "last.json", "best.json", "run.json", "log.jsonl", ".lock"
@@ -27,6 +28,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.log = path / LOG
         self._lock: int | None = None
+        self._is_ours = False  # made by this process, and nobody's run before
 
     def create(self) -> None:
         """Make the folder, or take what is there, hold it until `release`, and clear what killed processes left.
@@ -37,20 +39,30 @@ class RunFolder:
             raise CannotCreateError(f"{self.path} is a file", hint="-o names the folder of a run")
         if self.path.is_dir() and not self.is_run and any(self.path.iterdir()):
             raise CannotCreateError(f"{self.path} holds other things than a run", hint="name an empty or a new folder")
+        is_new = not self.path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CannotCreateError(f"cannot create the folder {self.path}: {error.strerror}") from None
         check_can_create(self.path / _LAST, force=True)
         self._hold()
+        self._is_ours = is_new
         sweep(self.path)
         sweep_folders(self.checkpoints)
 
     def release(self) -> None:
-        """Let another process train here."""
+        """Let another process train here. A folder that was made for a training that never began goes again."""
+        if self._is_ours and not (self.path / _RUN).exists():
+            self._remove_if_empty()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):  # something is in it
+            self.checkpoints.rmdir()
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def _hold(self) -> None:
         self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -92,7 +104,7 @@ class RunFolder:
 
     def best(self) -> Path | None:
         """The checkpoint with the best validation, where there was any."""
-        content = _read_json(self.path / _BEST) if (self.path / _BEST).is_file() else None
+        content = read_json_object(self.path / _BEST) if (self.path / _BEST).is_file() else None
         if content is None:
             return None
         try:
@@ -121,7 +133,7 @@ class RunFolder:
     def remembered(self) -> dict[str, Any] | None:
         """The configuration that the run was started with; None when there is none."""
         path = self.path / _RUN
-        return _read_json(path) if path.is_file() else None
+        return read_json_object(path) if path.is_file() else None
 
     def remember(self, configuration: dict[str, Any]) -> None:
         self._write_json(_RUN, configuration)
@@ -151,10 +163,3 @@ def find_checkpoint(path: Path) -> Path:
 
 def _relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BadDataError(f"{path} is no JSON: {error}") from None
