@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tracekit.errors import UsageError
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.corpus_reader import CorpusHead
 from tracekit.mu0.network_options import NetworkOptions
@@ -12,7 +13,13 @@ from tracekit.report import Report
 
 
 def choose_network(preset: str, options: NetworkOptions, corpus: CorpusHead | None, report: Report) -> Mu0Config:
-    """The network of a preset as the options change it, with the steps and splines of the corpus. Raises ConfigurationError when it cannot be."""
+    """The network of a preset as the options change it, with the steps and splines of the corpus.
+
+    Raises UsageError for options that exclude each other, ConfigurationError when the network cannot be.
+    """
+    given = [flag for flag, source in (("--vlm-weights", options.vlm_weights), ("--dino-weights", options.dino_weights)) if source]
+    if options.random_weights and given:
+        raise UsageError(f"--random-weights and {' and '.join(given)} exclude each other", hint="leave out the one or the other")
     config = without(
         PRESETS[preset], bspline=not options.bspline, dino=not options.dino, depth=not options.depth, history=not options.history
     )

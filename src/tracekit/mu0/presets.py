@@ -164,14 +164,25 @@ def load_pretrained_parts(model: Mu0, *, download: bool = False) -> None:
 
     if model.config.vlm_source:
         # The VLM is cut to its first layers by the configuration: the weights of the others stay on disk.
-        pretrained = _from_hub(SmolVLMForConditionalGeneration, model.config.vlm_source, model.vlm.smolvlm.config, download)
+        pretrained = _from_hub(SmolVLMForConditionalGeneration, model.config.vlm_source, model.vlm.smolvlm.config, download, _OF_VLM)
         model.vlm.adopt(pretrained)
     if isinstance(model.local, DinoFeatures) and model.config.dino_source:
-        pretrained = _from_hub(Dinov2Model, model.config.dino_source, model.local.model.config, download)
+        pretrained = _from_hub(Dinov2Model, model.config.dino_source, model.local.model.config, download, _OF_DINO)
         model.local.adopt(pretrained)
 
 
-def _from_hub(architecture: Any, source: str, config: Any, download: bool) -> Any:
+# Commands that load pretrained parts name the same folder by different flags.
+_OF_VLM = "--vlm-weights of pretrain, --vlm of rollout"
+_OF_DINO = "--dino-weights of pretrain, --dino of rollout"
+
+
+def _what_to_do(flags: str, download: bool) -> str:
+    """Where pretrained parts are not to be had."""
+    fetching = "check the connection" if download else "allow fetching with --download, or fill the hub's cache"
+    return f"{fetching}, or name the folder where it is ({flags}); pretrain needs no hub at all with --random-weights or --preset nano"
+
+
+def _from_hub(architecture: Any, source: str, config: Any, download: bool, flags: str) -> Any:
     try:
         with _silent_transformers():
             # Wrong shapes are told, not raised, so that they are named here together with what is missing.
@@ -185,12 +196,7 @@ def _from_hub(architecture: Any, source: str, config: Any, download: bool) -> An
             )
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        hint = (
-            "check the connection, or give a folder that holds the weights"
-            if download
-            else "give a folder that holds the weights, fill the hub's cache, or allow fetching with --download"
-        )
-        raise MissingInputError(f"the weights of {source} are not to be had: {reason}", hint=hint) from None
+        raise MissingInputError(f"the weights of {source} are not to be had: {reason}", hint=_what_to_do(flags, download)) from None
     # transformers gives these random values and goes on.
     faults = sorted(told["missing_keys"]) + sorted(f"{name} of shape {tuple(want)}" for name, _, want in told["mismatched_keys"])
     if faults:
@@ -233,7 +239,7 @@ def tokenizer_of(config: Mu0Config, folder: str | Path | None = None, *, downloa
     except (OSError, ValueError) as error:
         raise MissingInputError(
             f"the tokenizer of {source} is not to be had: {str(error).strip().splitlines()[0]}",
-            hint="give a folder that holds it, fill the hub's cache, or allow fetching with --download",
+            hint=_what_to_do(_OF_VLM, download),
         ) from None
     return HubTokenizer(tokenizer, config.max_text_tokens)
 
