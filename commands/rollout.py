@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -21,16 +20,19 @@ from tracekit.console import ConsoleReport
 from tracekit.errors import BadDataError, PipeClosedError, UsageError
 from tracekit.format.atomic import check_can_create, new_file
 from tracekit.format.file import Target, open_records, write_records
+from tracekit.format.json_file import read_json_object
 from tracekit.format.provenance import Step
 from tracekit.format.schema import CORPUS, EPISODE, PREDICTIONS
+from tracekit.format.streams import temporary_folder_error
 from tracekit.mu0.rollout_parameters import RolloutParameters
 from tracekit.parameters import parameter
-from tracekit.stage import open_clip_frames, refuse_inputs
+from tracekit.stage import open_clip_frames, refuse_inputs, storable
 
 if TYPE_CHECKING:  # these import torch
     from tracekit.mu0.checkpoint import Checkpoint
     from tracekit.mu0.rollout import Rollout
     from tracekit.mu0.scenes import Scene, SceneMaker
+    from tracekit.mu0.text import Tokenizer
     from tracekit.records import Predictions
     from tracekit.trace_pictures import EvenlySpread
 
@@ -187,12 +189,21 @@ def predict(
     maker = SceneMaker(checkpoint.config, checkpoint.statistics, parameters, report, choice.caption)
     scenes = [_scene_of_picture(maker, choice)] if choice.image else _scenes(maker, sources, choice, stack)
     model, statistics = load_model(checkpoint.folder, device, vlm=choice.vlm, dino=choice.dino, download=choice.download)
-    tokenizer = checkpoint.tokenizer(download=choice.download)
+    tokenizer = _tokenizer(checkpoint, choice)
 
     kept = EvenlySpread(choice.pictures)
     answers = rollout(model, tokenizer, statistics, scenes, parameters, choice.seed)
     result = predictions(_watched(answers, kept) if outputs.picture else answers)
     outputs.write(result, _step(checkpoint, result, parameters, choice, report), _drawn(result, kept, choice) if outputs.picture else None)
+
+
+def _tokenizer(checkpoint: Checkpoint, choice: RolloutOptions) -> Tokenizer:
+    """That of the checkpoint; where it holds none, the one beside the VLM that --vlm names."""
+    from tracekit.mu0.presets import tokenizer_of
+
+    if choice.vlm and not (checkpoint.folder / "tokenizer").is_dir():
+        return tokenizer_of(checkpoint.config, choice.vlm, download=choice.download)
+    return checkpoint.tokenizer(download=choice.download)
 
 
 def _scenes(maker: SceneMaker, sources: list[str], choice: RolloutOptions, stack: contextlib.ExitStack) -> Iterable[Scene]:
@@ -227,10 +238,13 @@ def _scenes_of_episode(maker: SceneMaker, path: str, choice: RolloutOptions, vid
 
 def _standard_input(stack: contextlib.ExitStack) -> str:
     """Standard input as a file that can be opened more than once, until the command ends."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracekit-"))
-    path = os.path.join(folder, "standard-input.h5")
     with open_records("-") as file:
-        file.copy_to(path)
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tracekit-"))
+            path = os.path.join(folder, "standard-input.h5")
+            file.copy_to(path)
+        except OSError as error:
+            raise temporary_folder_error(error) from None
     return path
 
 
@@ -241,7 +255,7 @@ def _scene_of_picture(maker: SceneMaker, choice: RolloutOptions) -> Scene:
     picture = read_picture(choice.image)
     size = (picture.shape[1], picture.shape[0])
     uv = read_points(choice.points, size) if choice.points else grid_points(choice.grid)
-    return maker.of_picture(os.fsencode(Path(choice.image).stem).decode("utf-8", "backslashreplace"), picture, uv)
+    return maker.of_picture(storable(Path(choice.image).stem), picture, uv)
 
 
 def _watched(rollouts: Iterable[Rollout], kept: EvenlySpread) -> Iterator[Rollout]:
@@ -269,7 +283,7 @@ def _step(
     if choice.image:
         asked["grid"] = None if choice.points else choice.grid
         report.note("depth at the points of a picture is not known: z is relative to each point's own, which is 0")
-    manifest = json.loads((checkpoint.folder / "manifest.json").read_text("utf-8"))
+    manifest = read_json_object(checkpoint.folder / "manifest.json")
     return Step(
         command="rollout",
         argv=sys.argv[1:],

@@ -252,7 +252,7 @@ class Work:
     def start_clip(self, clip: Clip, frames: Frames) -> None:
         """The source was no episode file: this is what it holds. The file is named after the source, or by the batch."""
         path = Path(os.path.abspath(self.source))
-        name = self._clip_id or _storable(path.name if path.is_dir() else path.stem)
+        name = self._clip_id or storable(path.name if path.is_dir() else path.stem)
         self._writer.set_clip_id(name)
         self.inputs = [name, clip.sha256, *self.inputs]
         self._started = clip, frames
@@ -287,7 +287,7 @@ class Work:
         return backend
 
 
-def _storable(name: str) -> str:
+def storable(name: str) -> str:
     """A file name as text: bytes that are no UTF-8 are spelled out."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -221,6 +223,21 @@ def test_a_network_gone_wrong_writes_nothing(folder: Path, tmp_path: Path) -> No
 def test_a_producer_that_failed_is_told_from_our_own_failure(folder: Path, tmp_path: Path) -> None:
     done = shell(f"false | tracekit rollout mu0 -o {tmp_path}/out.h5", cwd=folder)
     assert done.returncode == 66 and b"upstream produced nothing" in done.stderr and not (tmp_path / "out.h5").exists()
+
+
+def test_a_full_tmpdir_is_named(folder: Path, tmp_path: Path) -> None:
+    """Standard input fits into it once; an episode or a corpus is read more than once, from a copy."""
+    small, content = tmp_path / "small", (folder / "test.h5").read_bytes()
+    small.mkdir()
+    size = f"size={len(content) * 3 // 2}"
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = tracekit("rollout", "-q", folder / "mu0", "-o", tmp_path / "out.h5", stdin=content, env={"TMPDIR": str(small)})
+        assert done.returncode == 74 and f"no space left: the temporary folder {small} (TMPDIR)" in done.stderr.decode(), done.stderr
+        assert not (tmp_path / "out.h5").exists() and list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_stops_quietly_when_nobody_reads_on(folder: Path) -> None:

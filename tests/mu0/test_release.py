@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from run_command import tracekit as run
 from safetensors.torch import save_file
-from transformers import Dinov2Config, Dinov2Model, SmolVLMConfig, SmolVLMForConditionalGeneration
+from tokenizers import Tokenizer, models
+from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast, SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from tracekit.errors import BadDataError, CannotCreateError, MissingInputError
 from tracekit.mu0.adopt_release import adopt_release
@@ -446,7 +447,12 @@ def test_the_command_adopts_it_and_says_what_a_rollout_still_needs(published, tm
     assert b"the tokenizer of" in done.stderr
     cv2.imwrite(str(tmp_path / "scene.png"), np.zeros((40, 60, 3), np.uint8))
     done = run("rollout", tmp_path / "ours", "--image", tmp_path / "scene.png", "--text", "wave", "-o", tmp_path / "p.h5")
-    assert done.returncode == 66 and b"tokenizer" in done.stderr and b"--download" in done.stderr
+    assert done.returncode == 66 and b"tokenizer" in done.stderr and b"--download" in done.stderr and b"--vlm of rollout" in done.stderr
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "wave": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(tmp_path / "vlm")
+    with_folder = ("--vlm", tmp_path / "vlm", "--image", tmp_path / "scene.png", "--text", "wave", "--grid", 2, "-o", tmp_path / "p.h5")
+    done = run("rollout", tmp_path / "ours", *with_folder)
+    assert done.returncode == 0 and (tmp_path / "p.h5").is_file(), done.stderr
     assert run("import", "mu0", folder).returncode == 2
     assert run("import", "mu0", folder, "-o", tmp_path / "ours", "--stats", tmp_path / "scales.json").returncode == 73
 

@@ -26,7 +26,7 @@ class Spool:
         try:
             descriptor, self.path = tempfile.mkstemp(prefix="tracekit-", suffix=".h5")
         except OSError as error:
-            raise _spool_error(error) from None
+            raise temporary_folder_error(error) from None
         self.stream: BinaryIO = open(descriptor, "w+b")  # noqa: SIM115 (closed by __exit__)
 
     def forget_name(self) -> None:
@@ -62,7 +62,7 @@ def fill_from_stdin(spool: Spool) -> None:
             shutil.copyfileobj(source, spool.stream, _BLOCK)
         spool.stream.flush()
     except OSError as error:
-        raise _spool_error(error) from None
+        raise temporary_folder_error(error) from None
     if spool.stream.tell() == 0:
         if stat.S_ISCHR(os.fstat(0).st_mode):  # /dev/null, as under cron and sbatch
             raise MissingInputError("standard input is empty", hint="name a source")
@@ -89,5 +89,6 @@ def check_stdout_is_no_terminal() -> None:
         raise UsageError("the result is an HDF5 file and standard output is a terminal", hint="use -o FILE, or a pipe")
 
 
-def _spool_error(error: OSError) -> StorageError:
+def temporary_folder_error(error: OSError) -> StorageError:
+    """What the operating system refused in TMPDIR."""
     return storage_error(error, f"the temporary folder {tempfile.gettempdir()} (TMPDIR)")
