@@ -96,7 +96,7 @@ class FitBsplineCommand:
         if not files.skip_bad:
             check_are_there(sources, set(listed))
         scales = read_scales(files.scale) if files.scale else None
-        merges = kind_of(sources) is CORPUS
+        merges = kind_of(sources, skip_bad=files.skip_bad) is CORPUS
         if merges:
             check_merge(parameters, pictures, files)
         report = ConsoleReport("fit-bspline", quiet=files.quiet, verbose=files.verbose)
@@ -119,12 +119,20 @@ class FitBsplineCommand:
             report.finish()
 
 
-def kind_of(sources: list[str]) -> FileKind:
-    """Episodes or corpora, as the first source that can be read says. Standard input is an episode: it can be read only once."""
+def kind_of(sources: list[str], *, skip_bad: bool = False) -> FileKind:
+    """Episodes or corpora, as the first source that can be read says. Standard input is an episode: it can be read only once.
+
+    Raises BadDataError when that source is neither; with `skip_bad` the next one is asked.
+    """
     for source in sources:
+        kind = None
         if source != "-":
             with contextlib.suppress(TracekitError), open_records(source) as file:
-                return file.kind
+                kind = file.kind
+        if kind in (EPISODE, CORPUS):
+            return kind
+        if kind is not None and not skip_bad:
+            raise BadDataError(f"{source} is of format {kind.name}, but {EPISODE.name} or {CORPUS.name} is expected")
     return EPISODE
 
 
