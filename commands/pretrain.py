@@ -135,8 +135,10 @@ class PretrainCommand:
 
 def _say_what_would_be(plan: object, start: RunOptions, report: ConsoleReport) -> None:
     from tracekit.mu0.preview import as_text, preview
+    from tracekit.mu0.processes import meeting_place
 
-    content = preview(plan, start.device, int(os.environ.get("WORLD_SIZE", "1")), report)  # type: ignore[arg-type]
+    place = meeting_place(os.environ)
+    content = preview(plan, start.device, place[1] if place else 1, report)  # type: ignore[arg-type]
     content = {"preset": start.preset, **content}
     print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) if start.json else as_text(content))
 

@@ -27,7 +27,7 @@ from tracekit.errors import PipeClosedError, StorageError, TracekitError
 
 # In order of the pipeline: name -> (module in tracekit.commands, one line of help).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "import": ("import_", "bring in recordings with measured depth and cameras"),
+    "import": ("import_", "bring in recordings, and what other people extracted or trained"),
     "keypoints": ("keypoints", "choose the points that matter on every thing in a video"),
     "reconstruct": ("reconstruct", "recover depth and cameras of every frame in one global frame"),
     "track": ("track", "follow the points through the clip in 3D"),

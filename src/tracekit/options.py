@@ -98,7 +98,7 @@ def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, 
     complete = (lambda incomplete: [choice for choice in rule.choices or () if choice.startswith(incomplete)]) if rule.choices else None
     shown: bool | str = not (field.default is None or field.default == "" or field.default is False)
     if isinstance(field.default, float):
-        shown = f"{field.default:.4g}"
+        shown = repr(field.default).removesuffix(".0")  # all digits: what is shown is what is used
     info = typer.Option(*declarations, help=text, envvar=envvars, show_envvar=False, show_default=shown, autocompletion=complete)
     return _parameter(field.name, kind, info, field.default)
 

@@ -208,7 +208,14 @@ def test_row_36_a_step_that_is_not_finite(corpus: Path, tmp_path: Path) -> None:
 def test_weights_that_are_not_here_are_66_with_what_to_do(corpus: Path, tmp_path: Path) -> None:
     done = pretrain(corpus, "--preset", "342m", "-o", tmp_path / "run", "--device", "cpu")
     assert done.returncode == 66 and "SmolVLM2-256M" in done.stderr and "--download" in done.stderr, done.stderr
-    assert not (tmp_path / "run" / "log.jsonl").exists()
+    for flag in ("--vlm-weights of pretrain", "--vlm of rollout", "--random-weights", "--preset nano"):
+        assert flag in done.stderr
+    assert not (tmp_path / "run").exists()
+    nearly = pretrain(corpus, *TINY, "--dino-weights", tmp_path / "none", "-o", tmp_path / "run")
+    assert nearly.returncode == 66 and "--dino-weights of pretrain" in nearly.stderr and not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert pretrain(corpus, "--preset", "342m", "-o", tmp_path / "run", "--device", "cpu").returncode == 66
+    assert (tmp_path / "run").exists(), "it was there before"
 
 
 def test_what_does_not_make_sense(corpus: Path, tmp_path: Path) -> None:
@@ -218,6 +225,11 @@ def test_what_does_not_make_sense(corpus: Path, tmp_path: Path) -> None:
         ((tmp_path / "none.h5", "-o", tmp_path / "run"), 66, "does not exist"),
         ((corpus, "-o", tmp_path / "run", "--json"), 2, "--json is for --dry-run"),
         ((corpus, "-o", tmp_path / "run", "--preset", "paper"), 2, "choose one of: 2.59b, 568m, 342m, nano, tiny-random"),
+        (
+            (corpus, "-o", tmp_path / "run", "--vlm-weights", "a", "--dino-weights", "b", "--random-weights"),
+            2,
+            "--random-weights and --vlm-weights and --dino-weights exclude each other",
+        ),
         ((corpus, "-o", tmp_path / "run", "--steps", "0"), 2, "--steps is 0, but the least is 1"),
     ):
         done = pretrain(*arguments)
@@ -269,6 +281,20 @@ def test_what_table_6_leaves_out(corpus: Path) -> None:
         if flag == "--no-bspline":
             assert changed["first_batch"]["target"][2:] == [32, 3]
     assert dry_run(*TINY, "--rigidity", 0)["loss"]["rigidity"] == 0.0
+
+
+def test_a_dry_run_counts_processes_as_a_training_does() -> None:
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2"}
+    srun = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu1"}
+    srun |= {"SLURM_PROCID": "2", "SLURM_LOCALID": "2"}
+    for env, number in (({}, 1), (torchrun, 2), (srun, 4)):
+        content = dry_run(*TINY, env=env)
+        assert (content["processes"], content["micro_batch"]) == (number, 4 // number)
+
+
+def test_the_default_that_help_shows_is_the_one_that_is_used() -> None:
+    shown = " ".join(pretrain("--help").stdout.split())
+    assert dry_run(*TINY)["loss"]["done"] == 0.015625 and "[default: (0.015625)]" in shown and "[default: (1e-10)]" in shown
 
 
 def test_a_dry_run_touches_nothing_and_reads_well(corpus: Path, tmp_path: Path) -> None:
