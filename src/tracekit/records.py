@@ -281,6 +281,13 @@ class Episode:
     captions: Captions | None = None
     truth: Truth | None = None
 
+    @property
+    def depth(self) -> Frames | None:
+        """Depth (T, h, w) of the geometry or, where that holds none (as in truth files), what was measured; None where there is neither."""
+        if self.geometry is not None and self.geometry.depth is not None:
+            return self.geometry.depth
+        return self.depth_sensor.depth if self.depth_sensor is not None else None
+
 
 @dataclass(frozen=True)
 class Corpus:

@@ -30,15 +30,8 @@ class PictureParameters:
 def with_pictures(
     samples: Corpus, episode: Episode, frames: Frames | None, parameters: PictureParameters, report: Report
 ) -> Iterator[Corpus]:
-    """The samples of one episode, block by block, with what `parameters` ask for. `frames` are those of the clip, if pictures are wanted.
-
-    Depth is that of the geometry or, where that holds none (as in truth files), what was measured.
-    """
-    depth = None
-    if parameters.embed_depth:
-        depth = episode.geometry.depth if episode.geometry else None
-        if depth is None and episode.depth_sensor is not None:
-            depth = episode.depth_sensor.depth
+    """The samples of one episode, block by block, with what `parameters` ask for. `frames` are those of the clip, if pictures are wanted."""
+    depth = episode.depth
     for block in blocks_of(samples):
         if parameters.embed_images:
             assert frames is not None

@@ -11,13 +11,18 @@ import numpy as np
 from tracekit.errors import BadDataError
 from tracekit.records import Corpus, Spec
 
-# Clips whose steps differ by more than this fraction do not belong into one corpus.
+# Clips whose steps differ by more than this fraction do not belong into one corpus, nor do they train one network.
 _SAME_STRIDE = 0.05
 
 # What is declared of every column that has one entry a row.
 ROW_COLUMNS: dict[str, Spec] = {
     field.name: field.metadata["spec"] for field in fields(Corpus) if (field.metadata["spec"].shape or ("",))[0] == "R"
 }
+
+
+def is_same_stride(seconds: float, reference: float) -> bool:
+    """Whether a step of `seconds` may stand beside steps of `reference` seconds."""
+    return bool(np.isclose(seconds, reference, rtol=_SAME_STRIDE))
 
 
 class Agreement:
@@ -38,7 +43,7 @@ class Agreement:
             return
         self._speaking = self._speaking or (part, name)
         first, first_name = self._speaking
-        if not np.isclose(part.stride_seconds, first.stride_seconds, rtol=_SAME_STRIDE):
+        if not is_same_stride(part.stride_seconds, first.stride_seconds):
             raise BadDataError(
                 f"a step is {first.stride_seconds:.4g} s in {first_name} and {part.stride_seconds:.4g} s in {name}",
                 hint="give --stride-seconds, so that clips of any frame rate agree, or --retarget, which does away with time",

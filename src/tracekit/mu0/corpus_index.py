@@ -10,16 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from tracekit.errors import BadDataError
+from tracekit.extract.merge_corpora import is_same_stride
 from tracekit.format.file import open_records
 from tracekit.format.schema import CORPUS
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.corpus_reader import CorpusHead, read_head
 from tracekit.report import Report
-
-PARTS = ("all", "held-in", "held-out")
-
-# Clips whose steps differ by more than this fraction do not train one network (see `merge_corpora`).
-_SAME_STRIDE = 0.05
 
 # Rows whose flags are read at once; bounds memory.
 _ROWS_PER_BLOCK = 1 << 22
@@ -145,7 +141,7 @@ def _check_against_first(first: CorpusHead, head: CorpusHead) -> None:
                 f"{what} is {one.tolist()} in {first.path} and {other.tolist()} in {head.path}",
                 hint="corpora that train one network share their scales: `tracekit fit-bspline --scale FILE`",
             )
-    if not np.isclose(first.stride_seconds, head.stride_seconds, rtol=_SAME_STRIDE):
+    if not is_same_stride(first.stride_seconds, head.stride_seconds):
         raise BadDataError(
             f"a step is {first.stride_seconds:.4g} s in {first.path} and {head.stride_seconds:.4g} s in {head.path}",
             hint="give --stride-seconds to `tracekit fit-bspline`",

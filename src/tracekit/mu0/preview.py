@@ -12,6 +12,7 @@ from tracekit.mu0.collate import Collate
 from tracekit.mu0.cost import StepOperations, count, count_parts, estimate_memory
 from tracekit.mu0.loader import loader
 from tracekit.mu0.presets import on_meta, tokenizer_of
+from tracekit.mu0.recipe import uses_bf16
 from tracekit.mu0.training import Plan, micro_batches, training_dataset, validation_dataset
 from tracekit.report import Report
 
@@ -23,7 +24,7 @@ def preview(plan: Plan, device: str, num_processes: int, report: Report) -> dict
     model = on_meta(plan.config)
     size, parts = micro_batches(plan.recipe, plan.engine, num_processes)
     # Where it will run is often not where one tries it.
-    bf16 = plan.engine.precision == "bf16" or (plan.engine.precision == "auto" and device != "cpu")
+    bf16 = uses_bf16(plan.engine.precision, "cuda" if device == "auto" else device)
     memory = estimate_memory(
         model,
         size,

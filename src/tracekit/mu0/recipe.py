@@ -13,6 +13,11 @@ from tracekit.parameters import parameter
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
+def uses_bf16(precision: str, device_type: str) -> bool:
+    """Whether one of PRECISIONS is bf16 autocast on a device of this type: "cuda", "cpu", "mps"."""
+    return precision == "bf16" or (precision == "auto" and device_type == "cuda")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What follows from these, the corpus, the network and the seed is the same however many processes share the work, but for rounding."""

@@ -22,6 +22,7 @@ from tracekit.mu0.collate import Collate
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.decode import decode
 from tracekit.mu0.model import Mu0, Samples
+from tracekit.mu0.recipe import uses_bf16
 from tracekit.mu0.rollout_parameters import RolloutParameters
 from tracekit.mu0.sample import TraceSample, prediction_fields
 from tracekit.mu0.scenes import Scene
@@ -161,5 +162,4 @@ def _on_host(values: Tensor) -> Tensor:
 
 
 def _arithmetic(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    uses_bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16) if uses_bf16 else contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if uses_bf16(precision, device.type) else contextlib.nullcontext()

@@ -12,6 +12,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError, UsageError
 from tracekit.extract.fit_bspline import FitBsplineParameters, episode_samples
+from tracekit.extract.merge_corpora import is_same_stride
 from tracekit.format.file import RecordFile, in_millimetres
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.corpus_reader import ROW_FIELDS, CorpusHead, CorpusReader, read_head
@@ -23,9 +24,6 @@ from tracekit.mu0.statistics import CorpusStatistics
 from tracekit.pictures import depth_to_square, to_square
 from tracekit.records import Corpus, Frames
 from tracekit.report import Report
-
-# Steps that differ by more than this fraction are not the steps that the network learned (see `merge_corpora`).
-_SAME_STRIDE = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class SceneMaker:
                 f"the network does not say how long its steps of path are: {parameters.retarget_step:g} is taken, the usual length"
             )
         self._compare(file.name, samples.stride_seconds, samples.retargeted, samples.metric)
-        depth = episode.geometry.depth if episode.geometry is not None else None
-        if depth is None and episode.depth_sensor is not None:
-            depth = episode.depth_sensor.depth
+        depth = episode.depth
         places = range(0, len(samples.sample_frame), every)
         for done, place in enumerate(places):
             self._report.progress(done, len(places), "samples")
@@ -235,7 +231,7 @@ class SceneMaker:
         if retargeted != learned.retargeted:
             kinds = {True: "lengths of path", False: "equal times"}
             self._report.note(f"steps are {kinds[retargeted]} in {where}, but {kinds[learned.retargeted]} in what the network learned from")
-        elif not np.isclose(stride_seconds, learned.stride_seconds, rtol=_SAME_STRIDE):
+        elif not is_same_stride(stride_seconds, learned.stride_seconds):
             self._report.note(
                 f"a step is {stride_seconds:.4g} s in {where}, but {learned.stride_seconds:.4g} s in what the network learned from"
             )
