@@ -282,9 +282,9 @@ def test_evaluation_shows_samples_as_they_are(corpora: Path) -> None:
     bare = EvaluationDataset(
         [corpora / "embedded.h5"],
         config(),
-        EvaluationParameters(num_keypoints=4, include_static=True, use_history=False, use_depth=False),
+        EvaluationParameters(num_keypoints=4, use_history=False, use_depth=False),
     )[4]
-    assert len(bare.current) == 4 and not bare.moving.all() and bare.depth is None and not bare.history_present.any()
+    assert len(bare.current) == 4 and bare.depth is None and not bare.history_present.any()
     with pytest.raises(IndexError):
         samples[len(samples)]
 
@@ -303,7 +303,7 @@ def test_the_most_general_caption_is_about_the_whole_clip_or_the_most_events() -
 
 def test_fields_of_predictions_are_absolute_positions(corpora: Path) -> None:
     corpus = read(corpora / "embedded.h5")
-    dataset = EvaluationDataset([corpora / "embedded.h5"], config(), EvaluationParameters(include_static=True))
+    dataset = EvaluationDataset([corpora / "embedded.h5"], config())
     samples = [dataset[place] for place in (2, 6)]
     fields = prediction_fields(samples)
     num_rows = len(fields["anchor"])
@@ -311,7 +311,7 @@ def test_fields_of_predictions_are_absolute_positions(corpora: Path) -> None:
     assert predictions.sample.tolist() == [0] * len(samples[0].current) + [1] * len(samples[1].current)
     assert predictions.sample_caption == ["tidy up"] * 2 and predictions.sample_clip == ["clip-0"] * 2
     rows = np.concatenate([np.arange(*corpus.sample_offset[number : number + 2]) for number in (2, 6)])
-    rows = rows[corpus.valid_keypoint[rows] > 0]
+    rows = rows[(corpus.valid_keypoint[rows] > 0) & (corpus.moving[rows] > 0)]
     np.testing.assert_array_equal(predictions.anchor, corpus.current[rows])
     np.testing.assert_allclose(predictions.true_traces, corpus.current[rows, None] + corpus.future[rows], rtol=1e-6)
     np.testing.assert_array_equal(predictions.true_valid, corpus.valid_future[rows])

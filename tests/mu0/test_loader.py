@@ -66,16 +66,6 @@ def test_keypoints_are_padded_with_nothing(corpora: Path) -> None:
         assert batch.text_present[row].sum() == ids.shape[1]
 
 
-def test_keypoints_can_be_padded_to_a_multiple(corpora: Path) -> None:
-    made = [samples(corpora)[position] for position in range(5)]
-    plain, wide = COLLATE(made), Collate(COLLATE.tokenizer, multiple=16)(made)
-    assert wide.present.shape[1] == 16 and plain.present.shape[1] < 16
-    assert torch.equal(wide.present[:, : plain.present.shape[1]], plain.present) and not wide.current[~wide.present].any()
-    # Pairs name places in another width.
-    assert torch.equal(wide.rigid_pair // 16, plain.rigid_pair // plain.present.shape[1])
-    assert torch.equal(wide.rigid_pair % 16, plain.rigid_pair % plain.present.shape[1])
-
-
 def test_without_any_depth_there_is_no_depth(corpora: Path) -> None:
     batch = COLLATE([samples(corpora, depth_dropout=1.0)[position] for position in range(4)])
     assert batch.depth is None and not batch.depth_present.any()

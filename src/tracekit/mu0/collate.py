@@ -19,12 +19,9 @@ class Collate:
     """Makes a TraceBatch of samples."""
 
     tokenizer: Tokenizer
-    multiple: int = 1
-    """Keypoints are padded to the most of the batch, rounded up to a multiple of this: fewer shapes to compile for."""
 
     def __call__(self, samples: Sequence[TraceSample]) -> TraceBatch:
-        longest = max(len(sample.current) for sample in samples)
-        width = -(-longest // self.multiple) * self.multiple
+        width = max(len(sample.current) for sample in samples)
         present = np.arange(width) < np.array([[len(sample.current)] for sample in samples])
         entity = torch.from_numpy(_padded([sample.entity.astype(np.int64) for sample in samples], width, -1))
         target_valid = torch.from_numpy(_padded([sample.target_valid for sample in samples], width))

@@ -133,7 +133,7 @@ class EvaluationDataset(Dataset[TraceSample]):
         reader, sample = self._source.at(place)
         rows = reader.rows(sample)
         usable = rows["valid_keypoint"] > 0
-        chosen = spread(np.flatnonzero(usable if parameters.include_static else usable & (rows["moving"] > 0)), parameters.num_keypoints)
+        chosen = spread(np.flatnonzero(usable & (rows["moving"] > 0)), parameters.num_keypoints)
         tau = draw_tau(random, "beta")
         noise = random.standard_normal((len(chosen), config.target_points, 3), dtype=np.float32)
         image = to_square(reader.picture(sample), config.image_size)

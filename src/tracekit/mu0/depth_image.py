@@ -7,25 +7,18 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from tracekit.pictures import MILLIMETRES, depth_to_square
+from tracekit.pictures import MILLIMETRES
 
 _NUM_COLORS = 256
 _FARTHEST = np.iinfo(np.uint16).max
 
 
-def depth_image(depth: np.ndarray, log_range: tuple[float, float], size: int) -> np.ndarray:
-    """Depth (h, w) in metres as (size, size, 3) uint8 RGB.
-
-    Log depth runs from the near end of `log_range`, Turbo's 1 (red), to the far end, its 0 (blue), and stays there beyond both.
-    Unknown depth (not positive, not finite) looks as what is far. Depth is kept to the millimetre, and up to 65.5 m.
-    """
-    square = depth_to_square(np.asarray(depth, np.float32), size)
-    known = np.isfinite(square) & (square > 0)
-    return color_millimetres(np.where(known, square, 0) * np.float32(MILLIMETRES), log_range)
-
-
 def color_millimetres(millimetres: np.ndarray, log_range: tuple[float, float]) -> np.ndarray:
-    """Depth (h, w) in millimetres, 0 and less where unknown, as (h, w, 3) uint8 RGB: see `depth_image`."""
+    """Depth (h, w) in millimetres, 0 and less where unknown, as (h, w, 3) uint8 RGB.
+
+    Log depth runs from the near end of `log_range` (log metres), Turbo's 1 (red), to the far end, its 0 (blue), and stays there beyond both.
+    Unknown depth looks as what is far. Depth is kept to the millimetre, and up to 65.5 m.
+    """
     whole = np.clip(np.rint(millimetres), 0, _FARTHEST).astype(np.uint16)
     return _colors_of_millimetres(float(log_range[0]), float(log_range[1]))[whole]
 

@@ -34,7 +34,6 @@ def loader(
     world_size: int = 1,
     pin_memory: bool = False,
     start_method: str | None = None,
-    prefetch: int = 2,
 ) -> Iterator[TraceBatch]:
     """The batches of positions `start` to `stop` (one past the last; the end of an epoch when not given), in order.
 
@@ -43,7 +42,7 @@ def loader(
     Errors of workers arrive here as they were raised. torch's own random state is not touched.
     """
     for batch, _ in _fetch(
-        _Fetch(dataset, collate, False), global_batch, start, stop, num_workers, rank, world_size, pin_memory, start_method, prefetch
+        _Fetch(dataset, collate, False), global_batch, start, stop, num_workers, rank, world_size, pin_memory, start_method
     ):
         yield batch
 
@@ -61,7 +60,7 @@ def evaluation_loader(
     start_method: str | None = None,
 ) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
     """As `loader`, and with each batch the samples in it, without their pictures, for `prediction_fields`."""
-    return _fetch(_Fetch(dataset, collate, True), batch_size, start, stop, num_workers, rank, world_size, False, start_method, 2)
+    return _fetch(_Fetch(dataset, collate, True), batch_size, start, stop, num_workers, rank, world_size, False, start_method)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,6 @@ def _fetch(
     world_size: int,
     pin_memory: bool,
     start_method: str | None,
-    prefetch: int,
 ) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
     if global_batch < 1 or global_batch % world_size:
         raise ConfigurationError(f"a batch of {global_batch} samples cannot be shared by {world_size} processes evenly")
@@ -122,7 +120,6 @@ def _fetch(
         sampler=_Parts(start, stop, global_batch, rank, world_size),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        prefetch_factor=prefetch if num_workers else None,
         timeout=_STALLED_SECONDS if num_workers else 0,
         worker_init_fn=_quiet_worker,
         multiprocessing_context=start_method if num_workers else None,

@@ -28,6 +28,5 @@ class EvaluationParameters:
     """What a model is given when it is tested."""
 
     num_keypoints: int = parameter(0, "Keypoints of a sample, spread over all there are; 0 takes all.", minimum=0)
-    include_static: bool = parameter(False, "Take keypoints that do not move, too.")
     use_history: bool = parameter(True, "Show where the keypoints were before.")
     use_depth: bool = parameter(True, "Show depth where there is any.")
