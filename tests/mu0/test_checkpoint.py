@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -266,6 +268,89 @@ def test_values_that_make_no_sense_are_refused(tmp_path: Path, name: str, change
     forge(folder)
     with pytest.raises(BadDataError, match=message):
         load_model(folder)
+
+
+def change_network(folder: Path, path: str, value: object) -> None:
+    """Set an entry of the configuration, "vlm.text_config.hidden_size", as a stranger would."""
+    content = json.loads((folder / "config.json").read_text())
+    *outer, name = path.split(".")
+    part = content["network"]
+    for entry in outer:
+        part = part[entry]
+    part[name] = value
+    (folder / "config.json").write_text(json.dumps(content))
+    forge(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("history_group", 0, "history_group is 0"),
+        ("history", -8, "history is -8"),
+        ("history_group", 3, "tokens of 3 do not divide"),
+        ("horizon", 10**12, r"horizon is 1000000000000"),
+        ("basis", "haar", "haar"),
+        ("expert_width", math.nan, "expert_width is nan"),
+        ("expert_width", 1e-9, "describes no network|has shape"),
+        ("vlm", {}, "vocab_size"),
+        ("vlm", {"text_config": [], "vision_config": 3}, "vlm.text_config is"),
+        ("vlm.text_config.num_hidden_layers", 10**9, "1000000000 layers"),
+        ("vlm.vision_config.num_hidden_layers", "two", "'two' layers"),
+        ("vlm.text_config.vocab_size", 0, "vocab_size"),
+        ("vlm.text_config.model_type", "no-such", "describes no network"),
+        ("vlm.text_config.hidden_size", "wide", "describes no network"),
+        ("vlm.text_config.num_attention_heads", 0, "describes no network|has shape"),
+        ("vlm.attn_implementation", "somebody/kernel", "chooses attn_implementation"),
+        ("dino.hidden_size", 10**30, "describes no network"),
+        ("dino.patch_size", 0, "describes no network"),
+    ],
+)
+def test_configurations_of_strangers_that_make_no_network_are_bad_data(tmp_path: Path, path: str, value: object, message: str) -> None:
+    folder = write(tmp_path / "one", build(TINY))
+    change_network(folder, path, value)
+    with pytest.raises(BadDataError, match=message):
+        load_model(folder)
+
+
+def test_an_absurd_size_is_refused_before_there_is_memory_for_it(tmp_path: Path) -> None:
+    """A terabyte of embeddings, in a process that may have four gigabytes more than it has now."""
+    folder = write(tmp_path / "one", build(TINY))
+    change_network(folder, "vlm.text_config.vocab_size", 8_000_000_000 // 4 - 1)
+    change_network(folder, "vlm.text_config.pad_token_id", None)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), before[1]))
+    try:
+        with pytest.raises(BadDataError, match=r"embed_tokens.weight has shape|lm_head.weight has shape"):
+            load_model(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"step": 1e999, "score": null}', '{"step": -1, "score": 1}', '{"step": 1, "score": NaN}', "[1]", "[" * 100_000]
+)
+def test_a_state_that_makes_no_sense_is_bad_data(tmp_path: Path, content: str) -> None:
+    folder = write(tmp_path / "one", build(TINY))
+    (folder / "train_state/state.json").write_text(content)
+    forge(folder)
+    with pytest.raises(BadDataError, match=r"state\.json"):
+        Checkpoint(folder).train_state()
+
+
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", "train_state/more.safetensors", "tokenizer/deep/in/it"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_files_that_the_manifest_does_not_list_are_refused_where_folders_are_read(tmp_path: Path, name: str, is_link: bool) -> None:
+    folder = write(tmp_path / "one", build(TINY))
+    (folder / "notes.txt").write_text("nobody reads it")
+    Checkpoint(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    if is_link:
+        (folder / name).symlink_to(tmp_path)
+    else:
+        (folder / name).write_text("{}")
+    with pytest.raises(BadDataError, match=rf"{re.escape(name)} is not listed"):
+        Checkpoint(folder)
 
 
 def test_a_run_gives_its_best_checkpoint(tmp_path: Path) -> None:

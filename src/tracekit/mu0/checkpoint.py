@@ -8,8 +8,8 @@
     train_state/optimizer.safetensors  state of AdamW
     manifest.json                      format, version, and size and SHA-256 of every other file
 
-A folder appears whole or not at all. On reading, every file is held against the manifest before anything else looks at it; nothing in a
-checkpoint is ever run.
+A folder appears whole or not at all. On reading, every file is held against the manifest before anything else looks at it, and weights
+against the network before there is memory for it; nothing in a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,25 @@ import torch
 from torch import Tensor
 
 from tracekit import __version__
-from tracekit.errors import BadDataError, MissingInputError
+from tracekit.errors import BadDataError, MissingInputError, TracekitError
 from tracekit.format.atomic_folder import new_folder
 from tracekit.mu0.config import Mu0Config, config_from_json
 from tracekit.mu0.model import Mu0
-from tracekit.mu0.presets import build, load_pretrained_parts, tokenizer_of
+from tracekit.mu0.presets import build, load_pretrained_parts, on_meta, tokenizer_of
 from tracekit.mu0.references import Reference, check_references, referenced_weights, references_from_json
 from tracekit.mu0.run_folder import find_checkpoint
 from tracekit.mu0.statistics import CorpusStatistics, statistics_from_json
-from tracekit.mu0.tensor_file import read_tensors, write_tensors
+from tracekit.mu0.tensor_file import read_shapes, read_tensors, write_tensors
 from tracekit.mu0.text import HubTokenizer, Tokenizer
 
 FORMAT = "tracekit/checkpoint"
 FORMAT_VERSION = 1
 _MANIFEST, _CONFIG, _WEIGHTS, _STATISTICS = "manifest.json", "config.json", "model.safetensors", "stats.json"
 _STATE, _OPTIMISER, _TOKENIZER = "train_state/state.json", "train_state/optimizer.safetensors", "tokenizer"
+_READ_AS_FOLDERS = (_TOKENIZER, "train_state")
 _MOST_NAMES_IN_A_MESSAGE = 5
+# The VLM of the largest network has 2.2 billion.
+_MOST_WEIGHTS_FROM_ELSEWHERE = 20_000_000_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class TrainState:
     step: int
     """Optimiser steps that are done."""
     score: float | None = None
-    """Of the validation after this step, less is better; None when there was none."""
+    """Of the validation after this step, less is better, finite; None when there was none or it was not finite."""
     optimiser: Mapping[str, Tensor] = field(default_factory=dict)
     """exp_avg/NAME, exp_avg_sq/NAME and step/NAME of each weight."""
 
@@ -114,29 +118,43 @@ class Checkpoint:
         """Into a network of the same configuration. Raises BadDataError naming missing, unexpected and misshapen weights."""
         stored = read_tensors(self.folder / _WEIGHTS)
         wanted = stored_weights(model, embed_frozen=not self.references)
-        _check_names(stored, wanted, self.folder / _WEIGHTS)
-        _check_shapes(stored, {name: tuple(value.shape) for name, value in wanted.items()}, self.folder / _WEIGHTS)
+        _check_tensors(_shapes(stored), _shapes(wanted), self.folder / _WEIGHTS)
         with torch.no_grad():
             for name, value in wanted.items():
                 value.copy_(stored[name])
+
+    def check_weights(self) -> None:
+        """Hold the stored weights against the network of the configuration while neither takes memory.
+
+        Raises BadDataError where the configuration makes no network, and as `put_weights`.
+        """
+        try:
+            model = on_meta(self.config)
+        except TracekitError:
+            raise
+        except Exception as error:  # transformers raises whatever comes of a value that it does not expect
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BadDataError(f"{self.folder / _CONFIG} describes no network that can be built: {reason}") from None
+        wanted = stored_weights(model, embed_frozen=not self.references)
+        _check_tensors(read_shapes(self.folder / _WEIGHTS), _shapes(wanted), self.folder / _WEIGHTS)
+        elsewhere = sum(value.numel() for name, value in model.named_parameters() if name not in wanted)
+        if elsewhere > _MOST_WEIGHTS_FROM_ELSEWHERE:
+            raise BadDataError(f"{self.folder / _CONFIG} asks for {elsewhere:,} weights that the checkpoint does not hold")
 
     def train_state(self) -> TrainState:
         """Raises BadDataError when the checkpoint is for use only."""
         if not (self.folder / _STATE).is_file():
             raise BadDataError(f"{self.folder} holds no state of a training")
         content = _read_json(self.folder / _STATE)
-        try:
-            step, score = int(content["step"]), content["score"]
-            score = None if score is None else float(score)
-        except (TypeError, KeyError, ValueError):
-            raise BadDataError(f"{self.folder / _STATE} holds no step and score") from None
-        return TrainState(step, score, read_tensors(self.folder / _OPTIMISER))
+        step, score = (content.get("step"), content.get("score")) if isinstance(content, dict) else (None, None)
+        if type(step) is not int or step < 0 or not (score is None or (type(score) in (int, float) and math.isfinite(score))):
+            raise BadDataError(f"{self.folder / _STATE} holds no step and score")
+        return TrainState(step, score if score is None else float(score), read_tensors(self.folder / _OPTIMISER))
 
     def check_optimiser(self, state: TrainState, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raises BadDataError unless the state of the optimiser is that of weights of these names and shapes."""
         wanted = {f"{kind}/{name}": () if kind == "step" else shape for name, shape in shapes.items() for kind in OPTIMISER_STATE}
-        _check_names(state.optimiser, wanted, self.folder / _OPTIMISER)
-        _check_shapes(state.optimiser, wanted, self.folder / _OPTIMISER)
+        _check_tensors(_shapes(state.optimiser), wanted, self.folder / _OPTIMISER)
 
     def tokenizer(self, *, download: bool = False) -> Tokenizer:
         """What turns captions into what the network reads."""
@@ -169,6 +187,10 @@ class Checkpoint:
             if name.startswith("/") or ".." in name.split("/"):
                 raise BadDataError(f"{path} lists {name!r}, which is outside the checkpoint")
             _check_file(self.folder / name, entry)
+        for found in (found for name in _READ_AS_FOLDERS for found in sorted((self.folder / name).rglob("*"))):
+            is_plain_folder = found.is_dir() and not found.is_symlink()
+            if not is_plain_folder and found.relative_to(self.folder).as_posix() not in entries:
+                raise BadDataError(f"{found} is not listed in {path}", hint="what is not listed is not read: move it out of the checkpoint")
 
 
 OPTIMISER_STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -191,6 +213,7 @@ def load_model(
 
 def build_with_frozen_parts(checkpoint: Checkpoint, *, vlm: str = "", dino: str = "", download: bool = False) -> Mu0:
     """The network of a checkpoint with the weights that the checkpoint does not hold."""
+    checkpoint.check_weights()
     config = checkpoint.config
     config = dataclasses.replace(config, vlm_source=vlm or config.vlm_source, dino_source=dino or config.dino_source)
     model = build(config)
@@ -213,7 +236,12 @@ def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
 _DAMAGED = "take another checkpoint; a training goes on from the one before when this folder is moved away"
 
 
-def _check_names(stored: Iterable[str], wanted: Iterable[str], path: Path) -> None:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _check_tensors(stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Names and shapes."""
     faults = [
         f"{what} {', '.join(sorted(names)[:_MOST_NAMES_IN_A_MESSAGE])}"
         + (f" and {len(names) - _MOST_NAMES_IN_A_MESSAGE} more" if len(names) > _MOST_NAMES_IN_A_MESSAGE else "")
@@ -222,12 +250,9 @@ def _check_names(stored: Iterable[str], wanted: Iterable[str], path: Path) -> No
     ]
     if faults:
         raise BadDataError(f"{path} " + "; it ".join(faults))
-
-
-def _check_shapes(stored: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    for name, shape in shapes.items():
-        if tuple(stored[name].shape) != shape:
-            raise BadDataError(f"{path}: {name} has shape {tuple(stored[name].shape)}, but {shape} is expected")
+    for name, shape in wanted.items():
+        if stored[name] != shape:
+            raise BadDataError(f"{path}: {name} has shape {stored[name]}, but {shape} is expected")
 
 
 def _digest(path: Path) -> str:
@@ -242,5 +267,5 @@ def _write_json(path: Path, content: Any) -> None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadDataError(f"{path} is no JSON: {error}") from None

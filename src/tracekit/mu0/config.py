@@ -6,6 +6,7 @@ A configuration is plain data: it goes into a checkpoint's config.json as it is,
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,14 @@ from tracekit.geometry import bspline
 
 LOCAL_FEATURES = ("dinov2", "stem", "none")
 TOKENIZERS = ("hub", "words")
+
+# Far beyond any network that is trained, and small enough that to look at such a network costs nothing.
+_LARGEST_SIZE = 1_000_000
+_MOST_STEPS = 10_000
+_MOST_LAYERS = 1_000
+_SIZES = ("image_size", "fourier_bands", "time_features", "dino_size", "stem_width", "max_text_tokens")
+_STEPS = ("history", "horizon", "control_points", "history_group", "control_group")
+_POSITIVE = ("depth_lora_alpha", "expert_width", "rope_base", "shortest_period", "longest_period")
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,15 @@ class Mu0Config:
 
     def check(self) -> None:
         """Raise ConfigurationError for a network that cannot be built."""
+        for names, least, most in ((_SIZES, 1, _LARGEST_SIZE), (_STEPS, 1, _MOST_STEPS), (("depth_lora_rank",), 0, _LARGEST_SIZE)):
+            for name in names:
+                if not least <= getattr(self, name) <= most:
+                    raise ConfigurationError(f"{name} is {getattr(self, name)}", hint=f"it must be from {least} to {most}")
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}", hint="it must be a number greater than 0")
+        if not math.isfinite(self.validity_bias):
+            raise ConfigurationError(f"validity_bias is {self.validity_bias}", hint="it must be a number")
         if self.history % self.history_group:
             raise ConfigurationError(f"history is {self.history} steps, which tokens of {self.history_group} do not divide")
         if self.use_bspline:
@@ -106,7 +124,7 @@ class Mu0Config:
 
 
 def config_from_json(content: Any, where: str) -> Mu0Config:
-    """The configuration in a checkpoint. Raises BadDataError naming unknown, missing or mistyped fields."""
+    """The configuration in a checkpoint. Raises BadDataError naming unknown, missing or mistyped fields, and values that make no network."""
     if not isinstance(content, dict):
         raise BadDataError(f"{where} holds no configuration of a model")
     fields = {entry.name: entry for entry in dataclasses.fields(Mu0Config)}
@@ -126,5 +144,32 @@ def config_from_json(content: Any, where: str) -> Mu0Config:
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise BadDataError(f"{where}: {name} is {value!r}, but {fields[name].type} is expected")
     config = Mu0Config(**content)
-    config.check()
+    try:
+        config.check()
+    except ConfigurationError as error:  # not the user's: the file came like that
+        raise BadDataError(f"{where}: {error.message}", hint=error.hint) from None
+    _check_parts(config, where)
     return config
+
+
+def _check_parts(config: Mu0Config, where: str) -> None:
+    """What transformers does not look at before it builds a network: number of layers, programs to be fetched, the words' vocabulary."""
+    parts = {"vlm": config.vlm, "dino": config.dino}
+    for name in ("text_config", "vision_config"):
+        parts[f"vlm.{name}"] = config.vlm.get(name, {})
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise BadDataError(f"{where}: {name} is {part!r}, but a dict is expected")
+        if not _is_count(part.get("num_hidden_layers", 1), _MOST_LAYERS):
+            raise BadDataError(f"{where}: {name} has {part['num_hidden_layers']!r} layers, but 1 to {_MOST_LAYERS} are expected")
+        # Such a name may be a hub id, of which transformers runs the program.
+        named = [key for key, value in part.items() if key.endswith("_implementation") and value is not None]
+        if named:
+            raise BadDataError(f"{where}: {name} chooses {named[0]}, which is for who uses the network to choose")
+    vocabulary = parts["vlm.text_config"].get("vocab_size")
+    if config.tokenizer == "words" and not (_is_count(vocabulary, 1 << 31) and vocabulary > 2):
+        raise BadDataError(f"{where}: vocab_size of vlm.text_config is {vocabulary!r}, but a number from 3 on is expected")
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tracekit.errors import BadDataError
@@ -30,4 +30,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise BadDataError(f"{path} is no safetensors file: {error}", hint="files of weights in other formats are never opened") from None
+        raise _no_safetensors(path, error) from None
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor by its name, from the head of the file alone. Raises BadDataError when it is no safetensors file, or is cut."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except SafetensorError as error:
+        raise _no_safetensors(path, error) from None
+
+
+def _no_safetensors(path: Path, error: SafetensorError) -> BadDataError:
+    return BadDataError(f"{path} is no safetensors file: {error}", hint="files of weights in other formats are never opened")
