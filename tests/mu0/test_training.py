@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from training_corpus import make_corpus
 from tracekit.errors import BadDataError, ConfigurationError, ResumableError, StorageError, UnavailableError
 from tracekit.evaluation.trace_scores import TraceParameters, score
 from tracekit.mu0.checkpoint import load_model
+from tracekit.mu0.collate import Collate
 from tracekit.mu0.corpus_reader import read_head
 from tracekit.mu0.cost import StepOperations, count, count_parts, estimate_memory
 from tracekit.mu0.example_batch import example_batch
@@ -40,6 +42,7 @@ from tracekit.mu0.scenes import Scene
 from tracekit.mu0.stop_signals import StopRequest
 from tracekit.mu0.train_step import explained_exhaustion
 from tracekit.mu0.training import Plan, corpus_statistics, micro_batches, pretrain, training_dataset, validation_dataset
+from tracekit.mu0.validation import Validation
 from tracekit.report import Report
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -272,6 +275,67 @@ def test_the_best_checkpoints_are_kept(corpus: str, tmp_path: Path) -> None:
     scores = {line["step"]: line["validation"]["ade/top1/32"] for line in log(run) if "validation" in line}
     best = min(scores, key=lambda step: scores[step])
     assert set(run.steps()) == {best, 6} and run.best() == run.step_folder(best)
+
+
+def test_a_validation_that_is_not_finite_is_nobodys_best(corpus: str, tmp_path: Path) -> None:
+    """The first step is finite, and with this learning rate leaves weights that no picture survives."""
+    settings = {"validate_every": 1, "validation_samples": 4, "validation_draws": 1}
+    what = plan(corpus, steps=1, learning_rate=1e36, final_learning_rate=1e36, engine=settings, held_out=0.25)
+    report, run = Report(), RunFolder(tmp_path / "run")
+    pretrain(what, run, ALONE, StopRequest(), report)
+    assert any("step 1: the validation is not finite and counts for nothing" in note for note in report.notes)
+    assert run.last() == run.step_folder(1) and run.best() is None
+    assert json.loads((run.step_folder(1) / "train_state/state.json").read_text()) == {"step": 1, "score": None}
+    assert log(run)[-1]["validation"]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "score"),
+    [
+        ({"loss": 2.0, "ade/top2/32": 0.5}, 0.5),
+        ({"loss": 2.0, "ade/top2/32": math.nan}, 2.0),
+        ({"loss": 2.0}, 2.0),
+        ({"loss": 2.0, "ade/top2/32": math.inf}, None),
+        ({"loss": math.nan}, None),
+        ({"loss": math.nan, "ade/top2/32": 0.5}, None),
+        ({"loss": math.inf, "ade/top2/32": math.nan}, None),
+    ],
+)
+def test_a_score_is_finite_or_none(corpus: str, figures: dict[str, float], score: float | None) -> None:
+    assert validation(corpus, num_samples=4, micro_batch=2).score(figures) == score
+
+
+def validation(corpus: str, num_samples: int, micro_batch: int) -> Validation:
+    what = plan(corpus, engine={"validate_every": 1, "validation_samples": num_samples}, held_out=0.25)
+    dataset = validation_dataset(what, training_dataset(what, Report()).index, Report())
+    assert dataset is not None and len(dataset) == num_samples
+    return Validation(TINY, dataset, Collate(tokenizer_of(TINY)), LossWeights(), 2, micro_batch, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "micro_batch", "world_size", "sizes"),
+    [(7, 4, 1, [4, 3]), (7, 2, 3, [2]), (10, 4, 2, [4, 1]), (6, 3, 2, [3]), (3, 8, 2, [1])],
+)
+def test_only_the_last_batch_of_a_validation_is_smaller(
+    corpus: str, num_samples: int, micro_batch: int, world_size: int, sizes: list[int]
+) -> None:
+    what, seen = validation(corpus, num_samples, micro_batch), []
+    for rank in range(world_size):
+        batches = list(what._batches(Processes(rank, world_size, torch.device("cpu"))))
+        assert [len(samples) for _, samples in batches] == sizes, "as many in every process"
+        seen += [sample.position for _, samples in batches for sample in samples]
+    assert sorted(seen) == list(range(num_samples // world_size * world_size))
+
+
+def test_samples_are_named_without_being_read(corpus: str, tmp_path: Path) -> None:
+    copy = shutil.copy(corpus, tmp_path / "corpus.h5")
+    what = plan(str(copy))
+    dataset = training_dataset(what, Report())
+    positions = range(0, 2 * len(dataset), 5)
+    expected = [(sample.clip, sample.frame) for sample in map(dataset.__getitem__, positions)]
+    dataset = training_dataset(what, Report())
+    os.remove(copy)
+    assert [dataset.origin(position) for position in positions] == expected
 
 
 def test_one_clip_cannot_be_held_out(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tracekit.mu0.augmentation import draw_color_jitter, jitter_color, noisy_millimetres
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.corpus_index import CorpusIndex
-from tracekit.mu0.corpus_reader import CorpusReader
+from tracekit.mu0.corpus_reader import CorpusHead, CorpusReader
 from tracekit.mu0.depth_image import color_millimetres
 from tracekit.mu0.sample import TraceSample
 from tracekit.mu0.sampling_parameters import EvaluationParameters, SamplingParameters
@@ -83,6 +83,11 @@ class TraceDataset(Dataset[TraceSample]):
         if config.use_depth and not drops_depth and (millimetres := reader.depth(sample)) is not None:
             depth = self._source.depth_image(millimetres, lambda metric: noisy_millimetres(metric, random, parameters.depth_noise))
         return self._source.sample(position, place, caption, image, depth, rows, chosen, ~drops_history, noise, tau)
+
+    def origin(self, position: int) -> tuple[str, int]:
+        """Clip and frame of the sample at a position, without reading it."""
+        head, number = self._source.head_at(self._place(position))
+        return head.clip_name[head.sample_clip[number]], int(head.sample_frame[number])
 
     def _place(self, position: int) -> int:
         """Which of the index' samples stands at a position."""
@@ -189,6 +194,10 @@ class _Source:
     def at(self, place: int) -> tuple[CorpusReader, int]:
         return self._readers[self._index.corpus[place]], int(self._index.sample[place])
 
+    def head_at(self, place: int) -> tuple[CorpusHead, int]:
+        """The head of the corpus that holds a sample, and the sample's number there. Opens nothing."""
+        return self._index.heads[self._index.corpus[place]], int(self._index.sample[place])
+
     def depth_image(self, millimetres: np.ndarray, augment: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
         """(3, image_size, image_size) uint8 colours of depth (h, w), which `augment` changes before it is coloured."""
         size = self._config.image_size
@@ -213,8 +222,7 @@ class _Source:
         noise: np.ndarray,
         tau: float,
     ) -> TraceSample:
-        head = self._readers[self._index.corpus[place]].head
-        number = int(self._index.sample[place])
+        head, number = self.head_at(place)
         rows = {name: column[chosen] for name, column in rows.items()}
         valid_future = rows["valid_future"] > 0
         valid_history = rows["valid_history"] > 0

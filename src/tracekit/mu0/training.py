@@ -282,8 +282,7 @@ class _Training:
         )
 
     def _names(self, positions: Sequence[int]) -> list[str]:
-        samples = (self._dataset[position] for position in positions)
-        return [f"clip {sample.clip}, frame {sample.frame}" for sample in samples]
+        return [f"clip {clip}, frame {frame}" for clip, frame in map(self._dataset.origin, positions)]
 
     def _make_validation(self, bf16: bool) -> Validation | None:
         dataset = validation_dataset(self._plan, self._dataset.index, self._report)
@@ -327,6 +326,8 @@ class _Training:
         if self._log is not None:
             self._log.write(self._step, {"validation": figures})
         self._report.note(f"step {self._step}: validation loss {figures['loss']:.4g}, {metric} {figures.get(metric, float('nan')):.4g}")
+        if score is None:
+            self._report.note(f"step {self._step}: the validation is not finite and counts for nothing; a lower --learning-rate may help")
         return score
 
     def _is_among_the_best(self, score: float | None) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +58,11 @@ class Validation:
             shared.settle()
             model.train()
 
-    def score(self, figures: Mapping[str, float]) -> float:
-        """What `metric` says of `figures`."""
-        value = figures.get(self.metric, float("nan"))
-        return value if np.isfinite(value) else figures["loss"]
+    def score(self, figures: Mapping[str, float]) -> float | None:
+        """What `metric` says of `figures`; None where it or the loss is not finite: steps that are NaN may end up as traces that stand still."""
+        value = figures.get(self.metric, math.nan)
+        value = figures["loss"] if math.isnan(value) else value
+        return value if math.isfinite(value) and math.isfinite(figures["loss"]) else None
 
     def _measure(self, model: Mu0, processes: Processes) -> dict[str, float]:
         device = processes.device
@@ -79,19 +80,26 @@ class Validation:
         figures = processes.first_does(lambda: self._score(everything))
         return dict(zip(TERMS, (loss, flow, done, rigidity), strict=True)) | figures
 
-    def _batches(self, processes: Processes) -> Any:
-        """All processes have equally many batches: shared-out weights come together in all of them at the same time."""
+    def _batches(self, processes: Processes) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
+        """All processes have equally many batches: shared-out weights come together in all of them at the same time.
+
+        So the last batch, which may be smaller, is shared out evenly, too.
+        """
         each = len(self.dataset) // processes.world_size
-        size = max(size for size in range(1, min(self.micro_batch, each) + 1) if each % size == 0)
-        return evaluation_loader(
-            self.dataset,
-            self.collate,
-            size * processes.world_size,
-            stop=each * processes.world_size,
-            num_workers=self.num_workers,
-            rank=processes.rank,
-            world_size=processes.world_size,
-        )
+        size = min(self.micro_batch, each)
+        whole = each // size * size
+        for start, stop, part in ((0, whole, size), (whole, each, each - whole)):
+            if part:
+                yield from evaluation_loader(
+                    self.dataset,
+                    self.collate,
+                    part * processes.world_size,
+                    start=start * processes.world_size,
+                    stop=stop * processes.world_size,
+                    num_workers=self.num_workers,
+                    rank=processes.rank,
+                    world_size=processes.world_size,
+                )
 
     def _predict(self, model: Mu0, batch: TraceBatch, samples: list[TraceSample]) -> tuple[np.ndarray, np.ndarray]:
         """Absolute traces (R, S, H, 3) and validity (R, H) of the R keypoints of the samples, as `rollout` draws them for this seed."""
@@ -107,6 +115,8 @@ class Validation:
         top = ",".join(str(number) for number in sorted({1, min(5, self.num_draws)}))
         parameters = TraceParameters(metric=_METRICS, horizons=str(self.config.horizon), top=top, resamples=0)
         traces, validity = np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
+        if not np.isfinite(traces).all():
+            return {self.metric: math.inf}  # there is no distance to it
         samples = [sample for piece in pieces for sample in piece[2]]
         predictions = Predictions(traces=traces, validity=validity, **prediction_fields(samples))
         return {
