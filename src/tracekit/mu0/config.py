@@ -167,9 +167,9 @@ def _check_parts(config: Mu0Config, where: str) -> None:
         if named:
             raise BadDataError(f"{where}: {name} chooses {named[0]}, which is for who uses the network to choose")
     vocabulary = parts["vlm.text_config"].get("vocab_size")
-    if config.tokenizer == "words" and not (_is_count(vocabulary, 1 << 31) and vocabulary > 2):
+    if config.tokenizer == "words" and not _is_count(vocabulary, 1 << 31, least=3):
         raise BadDataError(f"{where}: vocab_size of vlm.text_config is {vocabulary!r}, but a number from 3 on is expected")
 
 
-def _is_count(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+def _is_count(value: Any, most: int, *, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
