@@ -113,7 +113,7 @@ def work(job: Job) -> None:
     stages = [
         ["keypoints", str(video), *setting.keypoints(job.truth)],
         ["reconstruct", *setting.reconstruct],
-        ["track"],
+        ["track", *setting.track],
         ["filter"],
         ["segment"],
     ]
