@@ -350,8 +350,9 @@ def test_the_arm_and_the_drawer_move_and_the_table_does_not():
     assert vegetables.sum() > 20 and not motion.moving[vegetables].any()
     fingers = (place[:, 0] > 190) & (place[:, 0] < 380) & (place[:, 1] > 90) & (place[:, 1] < 260) & (found.born == 0)
     assert motion.moving[fingers].sum() > 8
-    # The drawer's front, seen in frame 11, is pulled out by about a quarter of a metre at most: towards the camera, to the right.
-    front = (found.born == 11) & (place[:, 0] > 90) & (place[:, 0] < 190) & (place[:, 1] > 150) & (place[:, 1] < 320)
+    # The drawer's front, seen in frame 11 as far as the fingers, is pulled out by about a quarter of a metre at most: towards the camera,
+    # to the right. (At the fingers' outline two points slide: they belong to both.)
+    front = (found.born == 11) & (place[:, 0] > 90) & (place[:, 0] < 170) & (place[:, 1] > 150) & (place[:, 1] < 320)
     pulled = front & (motion.moving == 1)
     assert pulled.sum() > 3
     travel = found.xyz_world[-1, pulled] - found.xyz_world[11, pulled]
