@@ -29,6 +29,7 @@ from torch import Tensor
 from tracekit import __version__
 from tracekit.errors import BadDataError, MissingInputError, TracekitError
 from tracekit.format.atomic_folder import new_folder
+from tracekit.format.json_file import read_json
 from tracekit.mu0.config import Mu0Config, config_from_json
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.presets import build, load_pretrained_parts, on_meta, tokenizer_of
@@ -107,12 +108,12 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._check_files(self._manifest())
-        content = _read_json(folder / _CONFIG)
+        content = read_json(folder / _CONFIG)
         if not isinstance(content, dict) or set(content) != {"network", "references"}:
             raise BadDataError(f"{folder / _CONFIG} does not hold exactly network and references")
         self.config = config_from_json(content["network"], str(folder / _CONFIG))
         self.references = references_from_json(content["references"], str(folder / _CONFIG))
-        self.statistics = statistics_from_json(_read_json(folder / _STATISTICS), str(folder / _STATISTICS))
+        self.statistics = statistics_from_json(read_json(folder / _STATISTICS), str(folder / _STATISTICS))
 
     def put_weights(self, model: Mu0) -> None:
         """Into a network of the same configuration. Raises BadDataError naming missing, unexpected and misshapen weights."""
@@ -145,7 +146,7 @@ class Checkpoint:
         """Raises BadDataError when the checkpoint is for use only."""
         if not (self.folder / _STATE).is_file():
             raise BadDataError(f"{self.folder} holds no state of a training")
-        content = _read_json(self.folder / _STATE)
+        content = read_json(self.folder / _STATE)
         step, score = (content.get("step"), content.get("score")) if isinstance(content, dict) else (None, None)
         if type(step) is not int or step < 0 or not (score is None or (type(score) in (int, float) and math.isfinite(score))):
             raise BadDataError(f"{self.folder / _STATE} holds no step and score")
@@ -165,7 +166,7 @@ class Checkpoint:
         path = self.folder / _MANIFEST
         if not path.is_file():
             raise MissingInputError(f"{self.folder} is no checkpoint: it has no {_MANIFEST}")
-        content = _read_json(path)
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise BadDataError(f"{path} is not of format {FORMAT}")
         if content.get("format_version") != FORMAT_VERSION:
@@ -262,10 +263,3 @@ def _digest(path: Path) -> str:
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{path} is no JSON: {error}") from None

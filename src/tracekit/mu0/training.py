@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from tracekit.errors import BadDataError, ConfigurationError, ResumableError
+from tracekit.errors import BadDataError, ConfigurationError, MissingInputError, ResumableError
+from tracekit.format.json_file import read_json
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.checkpoint import Checkpoint, TrainState, build_with_frozen_parts, save, stored_weights
 from tracekit.mu0.collate import Collate
@@ -24,7 +24,7 @@ from tracekit.mu0.model import Mu0
 from tracekit.mu0.optimiser import optimiser, trained_parameters
 from tracekit.mu0.presets import build, load_pretrained_parts, tokenizer_of
 from tracekit.mu0.processes import Processes
-from tracekit.mu0.recipe import EngineParameters, Recipe
+from tracekit.mu0.recipe import EngineParameters, Recipe, uses_bf16
 from tracekit.mu0.references import make_references
 from tracekit.mu0.run_folder import RunFolder
 from tracekit.mu0.run_identity import differences, identity
@@ -58,10 +58,6 @@ class Plan:
     seed: int = 0
     num_workers: int = 0
     download: bool = False
-
-    def bf16(self, device: torch.device) -> bool:
-        """Whether products are in bfloat16."""
-        return self.engine.precision == "bf16" or (self.engine.precision == "auto" and device.type == "cuda")
 
 
 def micro_batches(recipe: Recipe, engine: EngineParameters, num_processes: int) -> tuple[int, int]:
@@ -213,7 +209,7 @@ class _Training:
         self._plan, self._run, self._processes, self._request, self._report = plan, run, processes, request, report
         self._dataset, self._collate = dataset, collate
         self._size, self._parts = micro_batches(plan.recipe, plan.engine, processes.world_size)
-        bf16 = plan.bf16(processes.device)
+        bf16 = uses_bf16(plan.engine.precision, processes.device.type)
         self._references = {} if plan.engine.embed_frozen else make_references(model)
         if bf16 and not plan.engine.fsdp:
             store_frozen_as_bfloat16(model)
@@ -376,8 +372,8 @@ def _scores(run: RunFolder) -> dict[int, float]:
     result = {}
     for step, folder in run.steps().items():
         try:
-            score = json.loads((folder / "train_state" / "state.json").read_text("utf-8"))["score"]
-        except (OSError, ValueError, KeyError, TypeError):
+            score = read_json(folder / "train_state" / "state.json")["score"]
+        except (OSError, BadDataError, MissingInputError, KeyError, TypeError):
             continue  # a damaged checkpoint is nobody's best
         if isinstance(score, float):
             result[step] = score
