@@ -14,9 +14,9 @@ from tracekit.console import ConsoleReport
 from tracekit.errors import MissingInputError, ResumableError, UsageError
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.network_options import NetworkOptions
-from tracekit.mu0.recipe import PRESETS, EngineParameters, Recipe
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.parameters import parameter
+from tracekit.training.recipe import PRESETS, EngineParameters, Recipe
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class PretrainCommand:
 
         from tracekit.mu0.corpus_reader import read_head
         from tracekit.mu0.network_choice import choose_network
-        from tracekit.mu0.processes import join_processes
-        from tracekit.mu0.run_folder import RunFolder
-        from tracekit.mu0.stop_signals import heed_stop_signals
         from tracekit.mu0.training import Plan, pretrain
+        from tracekit.training.processes import join_processes
+        from tracekit.training.run_folder import RunFolder
+        from tracekit.training.stop_signals import heed_stop_signals
 
         report = ConsoleReport("pretrain", quiet=start.quiet, verbose=start.verbose)
         config = choose_network(start.preset, network, read_head(sources[0]) if sources else None, report)
@@ -135,7 +135,7 @@ class PretrainCommand:
 
 def _say_what_would_be(plan: object, start: RunOptions, report: ConsoleReport) -> None:
     from tracekit.mu0.preview import as_text, preview
-    from tracekit.mu0.processes import meeting_place
+    from tracekit.training.processes import meeting_place
 
     place = meeting_place(os.environ)
     content = preview(plan, start.device, place[1] if place else 1, report)  # type: ignore[arg-type]

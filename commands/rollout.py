@@ -180,9 +180,9 @@ def predict(
     from tracekit.backends.devices import torch_device
     from tracekit.mu0.checkpoint import Checkpoint, load_model
     from tracekit.mu0.rollout import predictions, rollout
-    from tracekit.mu0.run_folder import find_checkpoint
     from tracekit.mu0.scenes import SceneMaker
     from tracekit.trace_pictures import EvenlySpread
+    from tracekit.training.run_folder import find_checkpoint
 
     device = torch_device(choice.device)
     checkpoint = Checkpoint(find_checkpoint(path))

@@ -29,21 +29,21 @@ from tracekit.mu0.cost import StepOperations, count, count_parts, estimate_memor
 from tracekit.mu0.example_batch import example_batch
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
-from tracekit.mu0.optimiser import learning_rate, optimiser, trained_parameters
 from tracekit.mu0.presets import PRESETS, build, tokenizer_of
-from tracekit.mu0.processes import Processes, first_host, meeting_place
-from tracekit.mu0.recipe import EngineParameters, Recipe
 from tracekit.mu0.rollout import predictions, rollout
 from tracekit.mu0.rollout_parameters import RolloutParameters
-from tracekit.mu0.run_folder import RunFolder
-from tracekit.mu0.run_log import RunLog
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.mu0.scenes import Scene
-from tracekit.mu0.stop_signals import StopRequest
-from tracekit.mu0.train_step import explained_exhaustion
 from tracekit.mu0.training import Plan, corpus_statistics, micro_batches, pretrain, training_dataset, validation_dataset
 from tracekit.mu0.validation import Validation
 from tracekit.report import Report
+from tracekit.training.optimiser import learning_rate, optimiser, trained_parameters
+from tracekit.training.processes import Processes, first_host, meeting_place
+from tracekit.training.recipe import EngineParameters, Recipe
+from tracekit.training.run_folder import RunFolder
+from tracekit.training.run_log import RunLog
+from tracekit.training.stop_signals import StopRequest
+from tracekit.training.train_step import explained_exhaustion
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 TINY = PRESETS["tiny-random"]
@@ -426,7 +426,7 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 from test_training import *
-from tracekit.mu0.processes import join_processes
+from tracekit.training.processes import join_processes
 with join_processes("cpu") as processes:
     what = plan({corpus!r}, held_out=0.25, batch_size=4,
                 engine={{"micro_batch": 1, "fsdp": {fsdp}, "stop_after": 2, "validate_every": 2, "validation_samples": 4, "validation_draws": 1}})

@@ -34,10 +34,10 @@ from tracekit.mu0.config import Mu0Config, config_from_json
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.presets import build, load_pretrained_parts, on_meta, tokenizer_of
 from tracekit.mu0.references import Reference, check_references, referenced_weights, references_from_json
-from tracekit.mu0.run_folder import find_checkpoint
 from tracekit.mu0.statistics import CorpusStatistics, statistics_from_json
-from tracekit.mu0.tensor_file import read_shapes, read_tensors, write_tensors
 from tracekit.mu0.text import HubTokenizer, Tokenizer
+from tracekit.training.run_folder import find_checkpoint
+from tracekit.training.tensor_file import read_shapes, read_tensors, write_tensors
 
 FORMAT = "tracekit/checkpoint"
 FORMAT_VERSION = 1

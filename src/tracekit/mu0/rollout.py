@@ -22,13 +22,13 @@ from tracekit.mu0.collate import Collate
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.decode import decode
 from tracekit.mu0.model import Mu0, Samples
-from tracekit.mu0.recipe import uses_bf16
 from tracekit.mu0.rollout_parameters import RolloutParameters
 from tracekit.mu0.sample import TraceSample, prediction_fields
 from tracekit.mu0.scenes import Scene
 from tracekit.mu0.statistics import CorpusStatistics
 from tracekit.mu0.text import Tokenizer
 from tracekit.records import Predictions
+from tracekit.training.recipe import uses_bf16
 
 # Keypoints closer than this, in [-1, 1], may be given the same noise.
 _SAME_PLACE = 1 / 4096

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracekit.mu0.recipe import PRECISIONS
 from tracekit.parameters import parameter
+from tracekit.training.recipe import PRECISIONS
 
 
 @dataclass(frozen=True)

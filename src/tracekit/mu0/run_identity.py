@@ -10,8 +10,8 @@ from typing import Any
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.corpus_index import CorpusIndex
 from tracekit.mu0.loss_weights import LossWeights
-from tracekit.mu0.recipe import Recipe
 from tracekit.mu0.sampling_parameters import SamplingParameters
+from tracekit.training.recipe import Recipe
 
 _OPTIONS = "options"
 

@@ -21,22 +21,22 @@ from tracekit.mu0.dataset import EvaluationDataset, TraceDataset
 from tracekit.mu0.loader import loader
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.model import Mu0
-from tracekit.mu0.optimiser import optimiser, trained_parameters
 from tracekit.mu0.presets import build, load_pretrained_parts, tokenizer_of
-from tracekit.mu0.processes import Processes
-from tracekit.mu0.recipe import EngineParameters, Recipe, uses_bf16
 from tracekit.mu0.references import make_references
-from tracekit.mu0.run_folder import RunFolder
 from tracekit.mu0.run_identity import differences, identity
-from tracekit.mu0.run_log import RunLog, check_log_packages
 from tracekit.mu0.sampling_parameters import EvaluationParameters, SamplingParameters
-from tracekit.mu0.shared_model import SharedModel, optimiser_tensors, put_optimiser_tensors, whole
 from tracekit.mu0.statistics import CorpusStatistics
-from tracekit.mu0.stop_signals import StopRequest
-from tracekit.mu0.stopwatch import Stopwatch
-from tracekit.mu0.train_step import Stepper, StepResult
 from tracekit.mu0.validation import Validation
 from tracekit.report import Report
+from tracekit.training.optimiser import optimiser, trained_parameters
+from tracekit.training.processes import Processes
+from tracekit.training.recipe import EngineParameters, Recipe, uses_bf16
+from tracekit.training.run_folder import RunFolder
+from tracekit.training.run_log import RunLog, check_log_packages
+from tracekit.training.shared_model import SharedModel, optimiser_tensors, put_optimiser_tensors, whole
+from tracekit.training.stop_signals import StopRequest
+from tracekit.training.stopwatch import Stopwatch
+from tracekit.training.train_step import Stepper, StepResult
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from tracekit.mu0.loader import evaluation_loader
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
 from tracekit.mu0.model import Mu0
-from tracekit.mu0.processes import Processes
 from tracekit.mu0.rollout import draw_noise
 from tracekit.mu0.sample import TraceSample, prediction_fields
-from tracekit.mu0.shared_model import SharedModel
-from tracekit.mu0.train_step import TERMS, autocast, stacked
 from tracekit.records import Predictions
+from tracekit.training.processes import Processes
+from tracekit.training.shared_model import SharedModel
+from tracekit.training.train_step import TERMS, autocast, stacked
 
 _METRICS = ["ade", "dtw"]
 

@@ -81,7 +81,7 @@ class VisionLanguageModel(nn.Module):
                 self._add_depth_lora()
         self.gradient_checkpointing = False
         self.always_sees_depth = False
-        """Also where no sample has depth: processes that share weights out must all go the same way (`tracekit.mu0.shared_model`)."""
+        """Also where no sample has depth: processes that share weights out must all go the same way (`tracekit.training.shared_model`)."""
         self._freeze()
 
     @property

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.checkpoint import OPTIMISER_STATE
 from tracekit.mu0.model import Forecast, Mu0
-from tracekit.mu0.optimiser import trained_parameters
-from tracekit.mu0.processes import Processes
+from tracekit.training.optimiser import trained_parameters
+from tracekit.training.processes import Processes
 
 
 class SharedModel:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tracekit.errors import UnavailableError
 from tracekit.format.atomic import is_storage_failure, new_file, storage_error
-from tracekit.mu0.recipe import EngineParameters
-from tracekit.mu0.run_folder import RunFolder
+from tracekit.training.recipe import EngineParameters
+from tracekit.training.run_folder import RunFolder
 
 
 class RunLog:

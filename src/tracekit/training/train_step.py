@@ -14,11 +14,11 @@ from tracekit.errors import BadDataError, StorageError
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import Losses, loss_counts, losses
-from tracekit.mu0.optimiser import learning_rate, set_learning_rate, trained_parameters
-from tracekit.mu0.processes import Processes
-from tracekit.mu0.recipe import Recipe
-from tracekit.mu0.shared_model import SharedModel
-from tracekit.mu0.stopwatch import Stopwatch
+from tracekit.training.optimiser import learning_rate, set_learning_rate, trained_parameters
+from tracekit.training.processes import Processes
+from tracekit.training.recipe import Recipe
+from tracekit.training.shared_model import SharedModel
+from tracekit.training.stopwatch import Stopwatch
 
 TERMS = ("loss", "flow", "done", "rigidity")
 _MOST_NAMES_IN_A_MESSAGE = 24

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from tracekit.mu0.recipe import Recipe
+from tracekit.training.recipe import Recipe
 
 _VLM = "vlm.smolvlm."
 

@@ -1,0 +1,1 @@
+"""What every training of a network shares: the loop, processes, checkpoints, log, signals."""
