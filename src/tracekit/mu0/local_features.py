@@ -45,14 +45,18 @@ class DinoFeatures(nn.Module):
         """Take over the weights of a DINOv2 of the same sizes."""
         self.model.load_state_dict(pretrained.state_dict())
 
-    @torch.no_grad()
     def forward(self, image: Tensor, uv: Tensor) -> Tensor:
         """(B, N, width) at uv (B, N, 2) of pictures (B, 3, S, S) uint8."""
+        return sample_at(self.patches(image).permute(0, 3, 1, 2), uv)
+
+    @torch.no_grad()
+    def patches(self, image: Tensor) -> Tensor:
+        """(B, h, w, width) of pictures (B, 3, S, S) uint8: what DINOv2 says of each of its patches."""
         pixels = (image.float() / 255.0 - self.mean) / self.std
         pixels = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", align_corners=False)
         tokens = self.model(pixel_values=pixels.to(self.model.dtype)).last_hidden_state[:, 1:]  # without the class token
         side = self.size // self.model.config.patch_size
-        return sample_at(tokens.transpose(1, 2).unflatten(2, (side, side)), uv)
+        return tokens.unflatten(1, (side, side))
 
 
 class StemFeatures(nn.Module):

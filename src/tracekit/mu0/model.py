@@ -53,6 +53,8 @@ class Query:
     """(B, N * Gh, E) tokens; None where no keypoint has any."""
     allowed: Tensor
     """(B, Q, Q) bool."""
+    features: Tensor | None
+    """(B, L, width) the VLM's last layer; None unless asked for."""
 
 
 class Mu0(nn.Module):
@@ -97,7 +99,7 @@ class Mu0(nn.Module):
             points = points - forecast.velocity / num_steps
         return Samples(points, forecast.validity_logits.sigmoid())
 
-    def read(self, batch: TraceBatch, num_draws: int, *, for_inference: bool) -> Query:
+    def read(self, batch: TraceBatch, num_draws: int, *, for_inference: bool, with_features: bool = False) -> Query:
         """All that does not depend on the noise. Draws share it: they differ only in their target tokens, which do not see each other's."""
         config = self.config
         uv = batch.current[..., :2]
@@ -108,8 +110,9 @@ class Mu0(nn.Module):
         uses_history = config.use_history and (not for_inference or bool(known.any()))
         history = self.tokens.history(batch.history, place, look).flatten(1, 2) if uses_history else None
         allowed = suffix_attention(batch.present, known if uses_history else None, config.history_tokens, config.target_tokens, num_draws)
-        prefix = self.vlm(batch)
-        return Query(self.expert.read(prefix, allowed.shape[1] if for_inference else 0), place, look, history, allowed)
+        prefix = self.vlm(batch, with_features=with_features)
+        memory = self.expert.read(prefix, allowed.shape[1] if for_inference else 0)
+        return Query(memory, place, look, history, allowed, prefix.features)
 
     def forecast(self, query: Query, points: Tensor, modulation: Tensor) -> Forecast:
         """Velocity and validity of noisy targets (B, S, N, P, 3), where `modulation` is FlowTime's of their tau."""
