@@ -13,15 +13,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "300m": {**_GEMMA, "layers": 18},
     "400m": {**_GEMMA, "layers": 23},
     # For a CPU, on μ0's preset of that name: its gripper camera has a stem of its own.
-    "nano": {"width": 192, "layers": 4, "heads": 6, "key_value_heads": 1, "head_width": 32, "inner": 512, "gripper_pool": 4},
-    "pico": {
-        "width": 128,
-        "layers": 2,
-        "heads": 4,
-        "key_value_heads": 1,
-        "head_width": 32,
-        "inner": 256,
-        "gripper_pool": 4,
-        "stem_width": 64,
-    },
+    "nano": {**_SMALL, "width": 192, "layers": 4, "heads": 6, "inner": 512, "stem_width": 128},
+    "pico": {**_SMALL, "width": 128, "layers": 2, "heads": 4, "inner": 256, "stem_width": 64},
 }
