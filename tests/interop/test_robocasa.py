@@ -14,9 +14,9 @@ from tracekit.interop.robocasa import (
     state_from_observations,
 )
 
-#                  base motion and torso     mode  position of the hand  its rotation          gripper
-IN_THE_FOLDER = [0.11, 0.12, 0.13, 0.14] + [-1] + [0.21, 0.22, 0.23] + [0.31, 0.32, 0.33] + [1]
-IN_THE_ENVIRONMENT = [0.21, 0.22, 0.23] + [0.31, 0.32, 0.33] + [1] + [0.11, 0.12, 0.13, 0.14] + [-1]
+# In the folder: base motion and torso (4), mode, position of the hand (3), its rotation (3), gripper.
+IN_THE_FOLDER = [0.11, 0.12, 0.13, 0.14, -1, 0.21, 0.22, 0.23, 0.31, 0.32, 0.33, 1]
+IN_THE_ENVIRONMENT = [0.21, 0.22, 0.23, 0.31, 0.32, 0.33, 1, 0.11, 0.12, 0.13, 0.14, -1]
 
 
 def test_actions_both_ways() -> None:
