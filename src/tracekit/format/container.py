@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -62,6 +63,22 @@ def check_is_whole(head: bytes, num_bytes: int, name: str) -> None:
 
 def open_checked(path: str, name: str) -> h5py.File:
     """Open the HDF5 file at `path` for reading after the checks of this module. `name` is what messages call it."""
+    file = open_whole(path, name)
+    try:
+        _check_objects(file, name, file.id.get_filesize())
+        file.visit(lambda _: None)  # reads what is left of the headers, checksums included
+    except (RuntimeError, OSError, KeyError, ValueError, OverflowError, UnicodeDecodeError) as error:
+        file.close()
+        raise BadDataError(f"{name} is damaged: {_first_line(error)}") from None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def open_whole(path: str, name: str) -> h5py.File:
+    """As `open_checked`, but of the objects in the file none has been looked at: for files of very many, of which few are wanted
+    (`member`, `attribute`)."""
     try:
         with open(path, "rb") as stream:
             head = stream.read(_SUPERBLOCK_BYTES)
@@ -74,23 +91,46 @@ def open_checked(path: str, name: str) -> h5py.File:
         raise MissingInputError(f"{name} cannot be read: {error.strerror}") from None
     check_is_whole(head, num_bytes, name)
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except BlockingIOError:
         raise _locked(name) from None
     except OSError as error:
         if "unable to lock file" in str(error):
             raise _locked(name) from None
         raise BadDataError(f"{name} is damaged: HDF5 cannot open it ({_first_line(error)})") from None
+
+
+def member(group: h5py.Group, key: str, path: str, name: str) -> h5py.Group | h5py.Dataset | None:
+    """What is called `key` in a group of a file from `open_whole`, after the checks of this module; None where there is nothing.
+
+    `path` is what messages call it. Its attributes have not been looked at: see `attribute`.
+    """
+    link = key.encode()
     try:
-        _check_objects(file, name, num_bytes)
-        file.visit(lambda _: None)  # reads what is left of the headers, checksums included
-    except (RuntimeError, OSError, KeyError, ValueError, OverflowError, UnicodeDecodeError) as error:
-        file.close()
-        raise BadDataError(f"{name} is damaged: {_first_line(error)}") from None
-    except BaseException:
-        file.close()
-        raise
-    return file
+        if not group.id.links.exists(link):
+            return None
+        if group.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
+            raise BadDataError(f"{path} in {name} is a soft or external link", hint="tracekit follows no links: store the data itself")
+        opened = h5py.h5o.open(group.id, link)
+        if isinstance(opened, h5py.h5g.GroupID):
+            return h5py.Group(opened)
+        if not isinstance(opened, h5py.h5d.DatasetID):
+            raise BadDataError(f"{path} in {name} is neither a group nor a dataset")
+        _check_dataset(opened, path, name, group.file.id.get_filesize())
+        return h5py.Dataset(opened)
+    except (RuntimeError, OSError, KeyError, ValueError, OverflowError) as error:
+        raise BadDataError(f"{path} in {name} is damaged: {_first_line(error)}") from None
+
+
+def attribute(obj: h5py.Group | h5py.Dataset, key: str, path: str, name: str) -> Any:
+    """The value of an attribute of an object from `member`, after the checks of this module; None where there is no such attribute."""
+    try:
+        if not h5py.h5a.exists(obj.id, key.encode()):
+            return None
+        _check_attribute(h5py.h5a.open(obj.id, key.encode()), path, name)
+        return obj.attrs[key]
+    except (RuntimeError, OSError, KeyError, ValueError, OverflowError) as error:
+        raise BadDataError(f"attribute {key} of {path} in {name} is damaged: {_first_line(error)}") from None
 
 
 def read_dataset(dataset: h5py.Dataset, selection: object = ()) -> np.ndarray:
@@ -175,11 +215,14 @@ def _check_dataset(dataset: h5py.h5d.DatasetID, path: str, name: str, num_bytes:
 
 def _check_attributes(obj: object, path: str, name: str) -> None:
     for index in range(h5py.h5a.get_num_attrs(obj)):
-        attribute = h5py.h5a.open(obj, index=index)
-        label = f"attribute {attribute.name.decode('utf-8', 'replace')} of {path}"
-        if attribute.get_storage_size() > (1 << 20):
-            raise BadDataError(f"{label} in {name} is larger than 1 MiB")
-        _check_type(attribute.get_type(), label, name)
+        _check_attribute(h5py.h5a.open(obj, index=index), path, name)
+
+
+def _check_attribute(attribute: h5py.h5a.AttrID, path: str, name: str) -> None:
+    label = f"attribute {attribute.name.decode('utf-8', 'replace')} of {path}"
+    if attribute.get_storage_size() > (1 << 20):
+        raise BadDataError(f"{label} in {name} is larger than 1 MiB")
+    _check_type(attribute.get_type(), label, name)
 
 
 def _check_type(kind: h5py.h5t.TypeID, path: str, name: str) -> None:

@@ -4,6 +4,7 @@
     mask/{train, valid}                                                                        names of demonstrations
 
 `obs` at t is what was seen before `actions` at t. A file of one demonstration is a part from which a whole one is put together.
+For training any file of this layout is read, whoever wrote it: `tracekit.format.demo_file`.
 """
 
 from __future__ import annotations

@@ -23,12 +23,10 @@ from tracekit.mu0.sampling_parameters import EvaluationParameters, SamplingParam
 from tracekit.parameters import check
 from tracekit.pictures import depth_to_square, to_square
 from tracekit.report import Report
+from tracekit.training.sample_order import EpochOrder, generator
 
 # Flow time is never quite 0, where there is nothing left to denoise.
 _SMALLEST_TAU = 1e-3
-
-# Numbers of generators are (seed, position); orders of epochs have theirs beyond any position.
-_ORDER_OF_EPOCH = 1 << 63
 
 
 class TraceDataset(Dataset[TraceSample]):
@@ -53,7 +51,7 @@ class TraceDataset(Dataset[TraceSample]):
         self.config = config
         self.seed = seed
         self._source = _Source(self.index, config, videos)
-        self._orders: dict[int, np.ndarray] = {}
+        self._order = EpochOrder(len(self.index), seed)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,8 +59,8 @@ class TraceDataset(Dataset[TraceSample]):
     def __getitem__(self, position: int) -> TraceSample:
         """The sample at a position, which may be any number from 0."""
         parameters, config = self.parameters, self.config
-        place = self._place(position)
-        random = _generator(self.seed, position)
+        place = self._order.place(position)
+        random = generator(self.seed, position)
         reader, sample = self._source.at(place)
         rows = reader.rows(sample)
 
@@ -86,20 +84,8 @@ class TraceDataset(Dataset[TraceSample]):
 
     def origin(self, position: int) -> tuple[str, int]:
         """Clip and frame of the sample at a position, without reading it."""
-        head, number = self._source.head_at(self._place(position))
+        head, number = self._source.head_at(self._order.place(position))
         return head.clip_name[head.sample_clip[number]], int(head.sample_frame[number])
-
-    def _place(self, position: int) -> int:
-        """Which of the index' samples stands at a position."""
-        epoch, within = divmod(int(position), len(self.index))
-        if epoch not in self._orders:
-            while len(self._orders) > 1:  # batches may straddle two epochs
-                self._orders.pop(min(self._orders))
-            self._orders[epoch] = _generator(self.seed, _ORDER_OF_EPOCH + epoch).permutation(len(self.index))
-        return int(self._orders[epoch][within])
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_orders": {}}
 
 
 class EvaluationDataset(Dataset[TraceSample]):
@@ -134,7 +120,7 @@ class EvaluationDataset(Dataset[TraceSample]):
     def __getitem__(self, place: int) -> TraceSample:
         parameters, config = self.parameters, self.config
         place = range(len(self))[place]
-        random = _generator(self.seed, place)
+        random = generator(self.seed, place)
         reader, sample = self._source.at(place)
         rows = reader.rows(sample)
         usable = rows["valid_keypoint"] > 0
@@ -253,8 +239,3 @@ class _Source:
             noise=noise,
             tau=tau,
         )
-
-
-def _generator(seed: int, number: int) -> np.random.Generator:
-    """A generator of its own for every (seed, number), at no cost: counter-based, nothing is run forward."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
