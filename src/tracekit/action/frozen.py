@@ -57,7 +57,9 @@ class FrozenMu0:
 
     @torch.no_grad()
     def complete(self, batch: ActionBatch) -> Features:
-        """The features of a batch's pictures and sentences."""
+        """The features of a batch's pictures and sentences; those that a cache knows, as they are."""
+        if batch.features is not None:
+            return batch.features
         assert batch.image is not None
         question = question_about(batch.image, batch.text, batch.text_present, grid_points(self._config.grid), self.model.config)
         query = self.model.read(question, num_draws=1, for_inference=True, with_features=True)

@@ -102,6 +102,10 @@ class DemoFile:
         """(num_samples, P) float32."""
         return self._states
 
+    def rows(self, key: str) -> slice:
+        """Where a demonstration's steps are in `all_actions` and `all_states`."""
+        return self._rows[key]
+
     def actions(self, key: str) -> np.ndarray:
         """(T, A) float32."""
         return self._actions[self._rows[key]]
