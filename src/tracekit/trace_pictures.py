@@ -13,9 +13,11 @@ from tracekit.extract.reference_traces import to_pixels
 from tracekit.records import Predictions
 
 # A panel is drawn at least this wide, so that lines are smooth and letters can be read.
-_LEAST_WIDTH = 560
+LEAST_WIDTH = 560
 # More traces than this hide each other, and the frame.
 MOST_TRACES = 24
+# Points whose path stays within this, in [-1, 1], do not move.
+_SHORTEST_PATH = 0.02
 # On a bare picture every point is a thing of its own; then a colour says where a trace started.
 _MOST_ENTITIES_BY_COLOUR = 12
 
@@ -95,20 +97,38 @@ def _title(predictions: Predictions, sample: int, num_draws: int, panel: np.ndar
     return draws
 
 
+def draw_paths(frame: np.ndarray, paths: np.ndarray, *, most_paths: int = MOST_TRACES) -> np.ndarray:
+    """A frame (H, W, 3) with those of the paths (N, L, 2 or more) that lead anywhere: u and v in [-1, 1], from where each point is now.
+
+    Of more than `most_paths`, some that are spread over the frame.
+    """
+    uv = paths[:, :, :2].astype(np.float64)
+    length = np.linalg.norm(np.ptp(uv, axis=1), axis=1)
+    rows = np.flatnonzero(length > _SHORTEST_PATH)
+    rows = rows[_spread(uv[rows, 0], length[rows], most_paths)]
+    # Left to right, as it is where every keypoint is an entity of its own.
+    return _draw(frame, uv[rows, None], uv[rows, 0], _colours_by_place(uv[rows, 0, 0])) if len(rows) else frame.copy()
+
+
 def _rows_to_draw(predictions: Predictions, sample: int, most: int) -> np.ndarray:
-    """At most `most` rows of a sample, spread over the frame: each next one is the farthest from those before."""
+    """At most `most` rows of a sample, spread over the frame."""
     rows = np.flatnonzero(predictions.sample == sample)
-    if len(rows) <= most:
-        return rows
     uv = predictions.anchor[rows, :2]
-    # The first is the one that is predicted to move most: the picture is about motion.
     moved = np.linalg.norm(predictions.traces[rows, :, -1, :2] - uv[:, None], axis=-1).mean(axis=1)
+    return rows[_spread(uv, moved, most)]
+
+
+def _spread(uv: np.ndarray, moved: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the points uv (N, 2), in order: each next one is the farthest from those before."""
+    if len(uv) <= most:
+        return np.arange(len(uv))
+    # The first is the one that is predicted to move most: the picture is about motion.
     chosen = [int(np.argmax(moved))]
     distance = np.linalg.norm(uv - uv[chosen[0]], axis=1)
     while len(chosen) < most:
         chosen.append(int(np.argmax(distance)))
         distance = np.minimum(distance, np.linalg.norm(uv - uv[chosen[-1]], axis=1))
-    return rows[np.sort(chosen)]
+    return np.sort(chosen)
 
 
 def _with_anchor(anchor: np.ndarray, traces: np.ndarray) -> np.ndarray:
@@ -119,7 +139,7 @@ def _with_anchor(anchor: np.ndarray, traces: np.ndarray) -> np.ndarray:
 
 def _draw(frame: np.ndarray, paths: np.ndarray, anchor: np.ndarray, colours: list[Colour]) -> np.ndarray:
     """Paths (n, S, L, 2) in [-1, 1] over a frame."""
-    scale = max(1, math.ceil(_LEAST_WIDTH / frame.shape[1]))
+    scale = max(1, math.ceil(LEAST_WIDTH / frame.shape[1]))
     if scale > 1:
         frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     size = frame.shape[1], frame.shape[0]
@@ -142,8 +162,13 @@ def _colours(predictions: Predictions, rows: np.ndarray) -> list[Colour]:
     entities = predictions.entity[rows]
     if len(set(entities.tolist())) < len(rows) or len(rows) <= _MOST_ENTITIES_BY_COLOUR:
         return [entity_colour(int(entity)) for entity in entities]
+    return _colours_by_place(predictions.anchor[rows, 0])
+
+
+def _colours_by_place(u: np.ndarray) -> list[Colour]:
+    """Of points at u (n,) in [-1, 1]."""
     ramp = cv2.applyColorMap(np.linspace(20, 235, 256).astype(np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
-    places = np.clip((predictions.anchor[rows, 0] + 1) * 127.5, 0, 255).astype(int)
+    places = np.clip((u + 1) * 127.5, 0, 255).astype(int)
     return [tuple(int(value) for value in ramp[place]) for place in places]  # type: ignore[misc]
 
 

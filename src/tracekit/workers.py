@@ -162,7 +162,7 @@ class _Worker:
         self._stall_timeout = crew.stall_timeout
         self.connection, other_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(other_end, work, crew), daemon=True)
-        with _interrupts_held():
+        with interrupts_held():
             self._process.start()
         other_end.close()
         self.start(first)
@@ -181,7 +181,7 @@ class _Worker:
                 message = self.connection.recv()
             except (EOFError, OSError):
                 self._process.join(10)
-                return Outcome(self.item, EXIT_BUG, f"its process ended {_manner(self._process.exitcode)}")
+                return Outcome(self.item, EXIT_BUG, f"its process ended {manner_of_exit(self._process.exitcode)}")
             return message if isinstance(message, Outcome) else None
         if time.monotonic() - self._last_sign > self._stall_timeout:
             self._process.kill()
@@ -200,7 +200,7 @@ class _Worker:
         self.connection.close()
 
 
-def _manner(exit_code: int | None) -> str:
+def manner_of_exit(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return f"by signal {signal.Signals(-exit_code).name}"
     return f"with exit code {exit_code}"
@@ -266,7 +266,7 @@ def _usr1_terminates() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """SIGINT waits until the block has ended; a process that is started in it never gets any."""
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -11,23 +11,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Observation:
-    """What a policy is shown of one moment of a robot."""
-
-    agentview_image: np.ndarray
-    """(H, W, 3) uint8 RGB, a camera that sees the scene."""
-    gripper_image: np.ndarray | None
-    """(H', W', 3) uint8 RGB, the camera on the gripper."""
-    state: np.ndarray
-    """(P,) proprioception, in the robot's own units."""
-    language: str
-    """What is to be done."""
+from tracekit.action.observation import Observation as Observation
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ TOUCH = 0.002
 """Metres within which the gripper touches a thing: in contact, bodies of a simulation part and meet again within milliseconds."""
 CONTROL_SECONDS = 0.0125
 """Time between two steps of the controller: five MuJoCo steps of 2.5 ms."""
+HAND_CAMERA = "gripperPOV"
+PROPRIO = slice(0, 4)
+"""Of Meta-World's observations: the position of the hand in metres, and the opening of the gripper from 0 to 1."""
 
 # What each task is about, in our words: the name of a task says it, but not as a sentence.
 TASKS = {
@@ -109,9 +112,14 @@ def parse_tasks(text: str) -> list[str]:
 
 
 def version() -> str:
-    """Meta-World and MuJoCo with their versions. Raises UnavailableError when they are not installed."""
+    """Meta-World and MuJoCo with their versions, as text. Raises UnavailableError when they are not installed."""
+    return ", ".join(f"{package} {number}" for package, number in versions().items())
+
+
+def versions() -> dict[str, str]:
+    """Those of Meta-World and MuJoCo. Raises UnavailableError when they are not installed."""
     try:
-        return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("metaworld", "mujoco"))
+        return {package: importlib.metadata.version(package) for package in ("metaworld", "mujoco")}
     except importlib.metadata.PackageNotFoundError as error:
         raise UnavailableError(f"the package {error.name} is not installed", hint="pip install 'tracekit[sim]'") from None
 
@@ -163,33 +171,65 @@ class MetaWorld:
 
     def roll(self, settle: int) -> Rollout:
         """Let the expert work from a new start until the task is done, and for `settle` steps more; at most Meta-World's 500."""
-        observation, _ = self._env.reset()
+        observation = self.start()
         states: list[np.ndarray] = []
         observations: list[np.ndarray] = []
         actions: list[np.ndarray] = []
         rewards: list[float] = []
         success: list[bool] = []
-        last = self._env.max_path_length
+        last = self.most_steps
         while len(actions) < last:
-            states.append(self._state())
-            observations.append(np.array(observation))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # experts ask for more than the arm can do, and say so each time
-                action = np.clip(self._expert.get_action(observation), -1.0, 1.0).astype(np.float32)
-            observation, reward, _, _, info = self._env.step(action)
-            actions.append(action)
-            rewards.append(float(reward))
-            success.append(bool(info["success"]))
+            states.append(self.state())
+            observations.append(observation)
+            actions.append(self.expert_action(observation))
+            observation, reward, done = self.step(actions[-1])
+            rewards.append(reward)
+            success.append(done)
             if success[-1]:
                 last = min(last, len(actions) + settle) if not any(success[:-1]) else last
         return Rollout(np.stack(states), np.stack(observations), np.stack(actions), np.array(rewards), np.array(success))
 
+    @property
+    def most_steps(self) -> int:
+        """Actions after which an episode ends at the latest: 500."""
+        return int(self._env.max_path_length)
+
+    def start(self) -> np.ndarray:
+        """Go to the start of an episode, a new one each time; the first observation (39,)."""
+        observation, _ = self._env.reset()
+        return np.array(observation)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more steps can be made before the next start."""
+        return int(self._env.curr_path_length) >= self.most_steps
+
+    def new_data(self) -> Any:
+        """Empty data of this model."""
+        return self._mujoco.MjData(self.model)
+
+    def expert_action(self, observation: np.ndarray) -> np.ndarray:
+        """What the expert would do, (4,) float32 in [-1, 1]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experts ask for more than the arm can do, and say so each time
+            return np.clip(self._expert.get_action(observation), -1.0, 1.0).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool]:
+        """Carry out an action (4,); the next observation (39,), the reward, and whether the task is done."""
+        observation, reward, _, _, info = self._env.step(action)
+        return np.array(observation), float(reward), bool(info["success"])
+
     def restore(self, state: np.ndarray) -> None:
         """Put bodies where they were in a state of the rollout."""
-        self._mujoco.mj_setState(self.model, self.data, state, self._spec)
-        self._mujoco.mj_forward(self.model, self.data)
+        self.restore_in(self.data, state)
 
-    def _state(self) -> np.ndarray:
+    def restore_in(self, data: Any, state: np.ndarray) -> None:
+        """The same in other data of this model, which leaves the simulation alone."""
+        self._mujoco.mj_setState(self.model, data, state, self._spec)
+        self._mujoco.mj_forward(self.model, data)
+
+    def state(self) -> np.ndarray:
+        """MuJoCo's full physics state and what drives the arm, (s,)."""
         state = np.empty(self._mujoco.mj_stateSize(self.model, self._spec))
         self._mujoco.mj_getState(self.model, self.data, state, self._spec)
         return state

@@ -15,10 +15,6 @@ from tracekit.format.demos import Demo
 from tracekit.report import Report
 from tracekit.simulation.episode import EpisodeRequest, Take
 
-HAND_CAMERA = "gripperPOV"
-PROPRIO = slice(0, 4)
-"""Of Meta-World's observations: the position of the hand in metres, and the opening of the gripper from 0 to 1."""
-
 
 @dataclass(frozen=True)
 class DemoPlan:
@@ -48,7 +44,7 @@ def film_demo(take: Take, plan: DemoPlan, report: Report) -> Demo:
     with Screen(env.model, env.data, plan.width, plan.height) as screen:
         for frame in take.replay(report):
             images[0, frame] = screen.picture(take.cameras[frame])
-            images[1, frame] = screen.picture(HAND_CAMERA)
+            images[1, frame] = screen.picture(metaworld.HAND_CAMERA)
     dones = rollout.success.copy()
     dones[-1] = True
     return Demo(
@@ -61,5 +57,5 @@ def film_demo(take: Take, plan: DemoPlan, report: Report) -> Demo:
         dones=dones,
         agentview_image=images[0],
         eye_in_hand_image=images[1],
-        proprio=rollout.observations[:, PROPRIO],
+        proprio=rollout.observations[:, metaworld.PROPRIO],
     )
