@@ -15,4 +15,15 @@ HEADS: dict[str, dict[str, Any]] = {
     # For a CPU, on μ0's preset of that name: its gripper camera has a stem of its own.
     "nano": {**_SMALL, "width": 192, "layers": 4, "heads": 6, "inner": 512, "stem_width": 128},
     "pico": {**_SMALL, "width": 128, "layers": 2, "heads": 4, "inner": 256, "stem_width": 64},
+    # The baseline without a world model, about as large as nano.
+    "diffusion-nano": {
+        **_SMALL,
+        "width": 192,
+        "layers": 4,
+        "heads": 6,
+        "inner": 512,
+        "stem_width": 128,
+        "method": "diffusion",
+        "use_trace": False,
+    },
 }
