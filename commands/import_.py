@@ -1,10 +1,12 @@
-"""tracekit import: bring in recordings with measured depth and cameras, and what other people extracted and trained."""
+"""tracekit import: bring in recordings with measured depth and cameras, demonstrations, and what other people extracted and trained."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -133,10 +135,81 @@ class ImportMu0Command:
         report.finish()
 
 
+@dataclass(frozen=True)
+class DemoChoice:
+    """Which demonstrations of a LeRobotDataset, and where they go."""
+
+    episodes: str | None = parameter(None, "Which episodes: numbers and ranges without their ends, 0:50 or 3,7,20:30; without it, all.")
+    agentview: str | None = parameter(None, "Camera that sees the scene; without it a guess by name, which is said.")
+    gripper: str | None = parameter(None, "Camera on the gripper, or none; without it a guess by name, which is said.")
+    max_size: int = parameter(0, "Longest side of the pictures in pixels; larger ones are shrunk. 0: never.", minimum=0)
+    output: str | None = parameter(None, "The file of demonstrations to write.")
+    force: bool = parameter(False, "Replace the output if it exists.")
+    quiet: bool = parameter(False, "Say nothing but errors.")
+
+
+@dataclass(frozen=True)
+class LerobotChoice(DemoChoice):
+    """For any robot: what its state is called, too."""
+
+    state: str = parameter("observation.state", "Features that make up the state of the robot, by comma.")
+
+
+class ImportDemosCommand:
+    """A folder of a LeRobotDataset in, a file of demonstrations out."""
+
+    def __init__(self, kind: str, choice: type[DemoChoice], about: str) -> None:
+        self.name, self._choice, self._about = f"import {kind}", choice, about
+
+    def typer_app(self) -> typer.Typer:
+        return options.typer_app(
+            self.name, self.run, {"choice": self._choice}, sources="Folder with meta/ and data/.", metavar="FOLDER", about=self._about
+        )
+
+    def run(self, sources: list[str], choice: Any) -> None:
+        if len(sources) != 1 or not choice.output:
+            raise UsageError(f"say what to take and where it goes: tracekit {self.name} FOLDER -o DEMOS.h5")
+        from tracekit.format.demos import holds_demos
+        from tracekit.format.file import Target
+        from tracekit.interop import lerobot_import, robocasa_import
+        from tracekit.interop.lerobot_layout import open_lerobot
+
+        target = Path(choice.output)
+        Target(target, choice.force).check()
+        if target.exists() and target.resolve().is_relative_to(Path(sources[0]).resolve()) and not holds_demos(choice.output):
+            raise UsageError(f"{target} is part of {sources[0]}; inputs are never changed", hint="write to another file")
+        report = ConsoleReport(self.name, quiet=choice.quiet)
+        try:
+            if isinstance(choice, LerobotChoice):
+                folder = open_lerobot(Path(sources[0]))
+                cameras = lerobot_import.choose_cameras(folder, choice.agentview, choice.gripper, report)
+                state = lerobot_import.choose_state(folder, choice.state)
+                recording = lerobot_import.Recording(self.name, lerobot_import.env_args_of(folder))
+            else:
+                folder = robocasa_import.open_robocasa(Path(sources[0]))
+                names = choice.agentview or robocasa_import.AGENTVIEW, choice.gripper or robocasa_import.GRIPPER
+                cameras = lerobot_import.choose_cameras(folder, *names, report)
+                state = (robocasa_import.STATE,)
+                recording = robocasa_import.recording_of(folder, report)
+            lerobot_import.import_lerobot(
+                folder,
+                lerobot_import.Chosen(*cameras, state, choice.max_size),
+                lerobot_import.choose_episodes(folder, choice.episodes),
+                recording,
+                target,
+                parameters=dataclasses.asdict(choice),
+                argv=sys.argv[1:],
+                force=choice.force,
+                report=report,
+            )
+        finally:
+            report.finish()
+
+
 class ImportCommand:
     """`tracekit import KIND`: one stage a kind of recording."""
 
-    def __init__(self, *kinds: Stage | ImportMu0Command) -> None:
+    def __init__(self, *kinds: Stage | ImportMu0Command | ImportDemosCommand) -> None:
         self.kinds = kinds
         self.stages = {kind.name.split()[-1]: kind for kind in kinds if isinstance(kind, Stage)}
 
@@ -144,7 +217,8 @@ class ImportCommand:
         app = typer.Typer(
             add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
         )
-        app.callback(help="Bring in recordings with measured depth and cameras, and what other people extracted and trained.")(lambda: None)
+        about = "Bring in recordings with measured depth and cameras, demonstrations, and what other people extracted and trained."
+        app.callback(help=about)(lambda: None)
         for kind in self.kinds:
             app.registered_commands += kind.typer_app().registered_commands
         return app
@@ -174,4 +248,18 @@ command = ImportCommand(
         starts_chain=True,
     ),
     ImportMu0Command(),
+    ImportDemosCommand(
+        "lerobot",
+        LerobotChoice,
+        "Bring in demonstrations of a LeRobotDataset (codebase v2.1 or v3.0; extra `lerobot`)."
+        "\n\nReads: meta/, data/*.parquet, and the videos, or the images in the rows.  Writes: a file of demonstrations, as `simulate --demos` does."
+        "\n\nExample:  tracekit import lerobot pusht --episodes 0:50 -o demos.h5",
+    ),
+    ImportDemosCommand(
+        "robocasa",
+        DemoChoice,
+        "Bring in demonstrations of RoboCasa's LeRobot folders, actions in the order of its environment (extra `lerobot`)."
+        "\n\nReads: such a folder, the cameras robot0_agentview_left and robot0_eye_in_hand.  Writes: a file of demonstrations."
+        "\n\nExample:  tracekit import robocasa OpenDrawer/20250816/lerobot --episodes 0:50 -o demos.h5",
+    ),
 )

@@ -29,7 +29,7 @@ def test_every_package_on_disk_is_listed() -> None:
 def test_what_is_imported_is_declared() -> None:
     """Every third-party module that the code imports at any level belongs to a declared dependency."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    dependencies = [*project["dependencies"], *(d for extra in ("sim", "log") for d in project["optional-dependencies"][extra])]
+    dependencies = [*project["dependencies"], *(d for extra in ("sim", "log", "lerobot") for d in project["optional-dependencies"][extra])]
     declared = {dependency.split(">")[0].split("=")[0].split(";")[0].strip().lower() for dependency in dependencies}
     modules = {"cv2": "opencv-python-headless", "PIL": "pillow", "huggingface_hub": "huggingface-hub"}
     imported = set()

@@ -59,7 +59,7 @@ class Demo:
 def write_demo(path: Path, demo: Demo) -> None:
     """Write a file of one demonstration. Raises StorageError when the disk fails."""
     with new_hdf5_file(path, force=True) as file:
-        _put_root(file)
+        put_root(file)
         group = file.create_group("data/demo_0")
         _put_attributes(group, demo)
         for name in ("actions", "rewards"):
@@ -102,6 +102,8 @@ def describe_demos(path: Path, *, every_value: bool = False) -> dict[str, Any]:
             outcome = "done" if demo.attrs["success"] else "not done"
             groups[demo.name.lstrip("/")] = f"{name}: {demo.attrs['num_samples']} steps, {outcome}: {demo.attrs['language']}"
             for part in ("actions", "rewards", "dones", "obs/agentview_image", "obs/eye_in_hand_image", "obs/proprio"):
+                if part == "obs/eye_in_hand_image" and part not in demo:
+                    continue  # brought in from a robot without such a camera
                 stored = demo[part]
                 if every_value:
                     read_dataset(stored)
@@ -132,7 +134,7 @@ def merge_demos(target: Path, sources: dict[str, Path], environments: list[str],
     Frames move as they are packed. Raises StorageError when the disk fails.
     """
     with new_hdf5_file(target, force=True) as file, ExitStack() as current:
-        _put_root(file)
+        put_root(file)
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": ",".join(environments), "type": _GYMNASIUM, "env_kwargs": {}})
         numbers, total = [], 0
@@ -148,20 +150,20 @@ def merge_demos(target: Path, sources: dict[str, Path], environments: list[str],
             numbers.append(parameters["number"])
             total += int(group.attrs["num_samples"])
         data.attrs["total"] = total
-        valid = _held_out(np.array(numbers))
+        valid = held_out(np.array(numbers))
         for split, members in (("train", ~valid), ("valid", valid)):
             file[f"mask/{split}"] = np.array([f"demo_{index}" for index in np.flatnonzero(members)], dtype="S")
         provenance.append(file, step)
 
 
-def _held_out(numbers: np.ndarray) -> np.ndarray:
+def held_out(numbers: np.ndarray) -> np.ndarray:
     """Which of the demonstrations, whose starts have these numbers (n,), are kept for validation: (n,) bool."""
     starts = np.unique(numbers)
     held = max(1, round(_VALID_SHARE * len(starts))) if len(starts) > 1 else 0
     return np.isin(numbers, starts[len(starts) - held :])
 
 
-def _put_root(file: h5py.File) -> None:
+def put_root(file: h5py.File) -> None:
     file.attrs["format"], file.attrs["format_version"] = FORMAT, VERSION
 
 
