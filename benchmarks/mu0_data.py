@@ -17,12 +17,12 @@ import tracekit
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.collate import Collate
 from tracekit.mu0.dataset import TraceDataset
-from tracekit.mu0.loader import loader
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
 from tracekit.mu0.presets import PRESETS, build, tokenizer_of
+from tracekit.mu0.recipe import PRESETS as RECIPES
 from tracekit.mu0.sampling_parameters import SamplingParameters
-from tracekit.training.recipe import PRESETS as RECIPES
+from tracekit.training.loader import loader
 
 NUM_STEPS, WARM_UP, NUM_ROUNDS = 12, 4, 5
 NUM_WORKERS = 2

@@ -14,9 +14,9 @@ from tracekit.console import ConsoleReport
 from tracekit.errors import MissingInputError, ResumableError, UsageError
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.network_options import NetworkOptions
+from tracekit.mu0.recipe import PRESETS, Mu0Engine, Mu0Recipe
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.parameters import parameter
-from tracekit.training.recipe import PRESETS, EngineParameters, Recipe
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class PretrainCommand:
             self.run,
             {
                 "network": NetworkOptions,
-                "recipe": Recipe,
+                "recipe": Mu0Recipe,
                 "weights": LossWeights,
                 "sampling": SamplingParameters,
                 "data": DataOptions,
-                "engine": EngineParameters,
+                "engine": Mu0Engine,
                 "start": RunOptions,
             },
             own=("network", "recipe", "weights", "sampling", "data", "engine"),
@@ -78,11 +78,11 @@ class PretrainCommand:
         self,
         sources: list[str],
         network: NetworkOptions,
-        recipe: Recipe,
+        recipe: Mu0Recipe,
         weights: LossWeights,
         sampling: SamplingParameters,
         data: DataOptions,
-        engine: EngineParameters,
+        engine: Mu0Engine,
         start: RunOptions,
     ) -> None:
         if not start.dry_run and not (sources and start.output):

@@ -23,7 +23,7 @@ import torch
 
 from tracekit.errors import BadDataError, CannotCreateError, MissingInputError, StorageError
 from tracekit.format.atomic_folder import new_folder
-from tracekit.mu0.checkpoint import Checkpoint, TrainState, load_model, save, stored_weights
+from tracekit.mu0.checkpoint import Checkpoint, load_model, save, stored_weights
 from tracekit.mu0.example_batch import example_batch
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.presets import PRESETS, build, load_pretrained_parts, tokenizer_of
@@ -31,6 +31,7 @@ from tracekit.mu0.references import make_references
 from tracekit.mu0.statistics import CorpusStatistics
 from tracekit.training.optimiser import trained_parameters
 from tracekit.training.run_folder import RunFolder, find_checkpoint
+from tracekit.training.train_state import TrainState
 
 STATISTICS = CorpusStatistics((0.1, 0.2, 0.3), (-1.0, 1.5), 0.1, False, True)
 TINY = PRESETS["tiny-random"]

@@ -17,11 +17,11 @@ from tracekit.errors import BadDataError, ConfigurationError, StorageError
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.collate import Collate
 from tracekit.mu0.dataset import EvaluationDataset, TraceDataset
-from tracekit.mu0.loader import evaluation_loader, loader
 from tracekit.mu0.rigid_pairs import rigid_pairs
 from tracekit.mu0.sample import TraceSample
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.mu0.text import WordTokenizer
+from tracekit.training.loader import evaluation_loader, loader
 
 __all__ = ["corpora"]
 

@@ -29,17 +29,20 @@ from tracekit.mu0.cost import StepOperations, count, count_parts, estimate_memor
 from tracekit.mu0.example_batch import example_batch
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.losses import loss_counts, losses
+from tracekit.mu0.optimiser import optimiser
 from tracekit.mu0.presets import PRESETS, build, tokenizer_of
+from tracekit.mu0.recipe import Mu0Engine as EngineParameters
+from tracekit.mu0.recipe import Mu0Recipe as Recipe
 from tracekit.mu0.rollout import predictions, rollout
 from tracekit.mu0.rollout_parameters import RolloutParameters
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.mu0.scenes import Scene
-from tracekit.mu0.training import Plan, corpus_statistics, micro_batches, pretrain, training_dataset, validation_dataset
+from tracekit.mu0.training import Plan, corpus_statistics, pretrain, training_dataset, validation_dataset
 from tracekit.mu0.validation import Validation
 from tracekit.report import Report
-from tracekit.training.optimiser import learning_rate, optimiser, trained_parameters
+from tracekit.training.loop import micro_batches
+from tracekit.training.optimiser import learning_rate, trained_parameters
 from tracekit.training.processes import Processes, first_host, meeting_place
-from tracekit.training.recipe import EngineParameters, Recipe
 from tracekit.training.run_folder import RunFolder
 from tracekit.training.run_log import RunLog
 from tracekit.training.stop_signals import StopRequest

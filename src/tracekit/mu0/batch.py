@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class TraceBatch:
     """B samples. Entries of keypoints that are not `present` are 0; so is history that is not known."""
+
+    takes_less_memory: ClassVar[str] = "--gradient-checkpointing, --fsdp with several GPUs, --max-keypoints"
 
     position: Tensor
     """(B,) int64: number of each sample in the order of training, to name it in errors."""
@@ -79,3 +82,8 @@ class TraceBatch:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    @property
+    def extent(self) -> tuple[int, str]:
+        """What a sample's share of the memory goes with."""
+        return self.present.shape[1], "keypoints"

@@ -26,6 +26,13 @@ class Losses:
     done: Tensor
     rigidity: Tensor
 
+    def by_name(self) -> dict[str, Tensor]:
+        """By TERMS."""
+        return dict(zip(TERMS, (self.total, self.flow, self.done, self.rigidity), strict=True))
+
+
+TERMS = ("loss", "flow", "done", "rigidity")
+
 
 def loss_counts(batch: TraceBatch) -> Tensor:
     """(3,) float32: keypoints in the flow loss, keypoints in the validity loss, samples with pairs of one part.

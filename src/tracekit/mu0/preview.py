@@ -10,10 +10,11 @@ from torch import Tensor
 from tracekit.errors import MissingInputError
 from tracekit.mu0.collate import Collate
 from tracekit.mu0.cost import StepOperations, count, count_parts, estimate_memory
-from tracekit.mu0.loader import loader
 from tracekit.mu0.presets import on_meta, tokenizer_of
-from tracekit.mu0.training import Plan, micro_batches, training_dataset, validation_dataset
+from tracekit.mu0.training import Plan, training_dataset, validation_dataset
 from tracekit.report import Report
+from tracekit.training.loader import loader
+from tracekit.training.loop import micro_batches
 from tracekit.training.recipe import uses_bf16
 
 _GIB = 1 << 30

@@ -1,4 +1,4 @@
-"""What makes two starts the same run: all that decides the weights that come out, but for rounding."""
+"""What makes two starts the same pretraining."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tracekit.mu0.corpus_index import CorpusIndex
 from tracekit.mu0.loss_weights import LossWeights
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.training.recipe import Recipe
-
-_OPTIONS = "options"
+from tracekit.training.run_identity import NETWORK, OPTIONS
 
 
 def identity(
@@ -28,31 +27,7 @@ def identity(
         "seed": seed,
         "hold_out": held_out,
     }
-    return json.loads(json.dumps({"network": network, _OPTIONS: options, "corpus": _digest(corpus)}))
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One phrase for each thing that is not the same: "--learning-rate was 0.001 and is 0.0001"."""
-    one, other = before.get(_OPTIONS, {}), now[_OPTIONS]
-    result = [
-        f"--{name.replace('_', '-')} was {one.get(name)!r} and is {other.get(name)!r}"
-        for name in {**other, **one}
-        if one.get(name) != other.get(name)
-    ]
-    one, other = before.get("network", {}), now["network"]
-    result += [
-        f"{name} of the network was {_short(one.get(name))} and is {_short(other.get(name))}"
-        for name in {**other, **one}
-        if one.get(name) != other.get(name)
-    ]
-    if before.get("corpus") != now["corpus"]:
-        result.append("the corpus holds other samples")
-    return result
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."
+    return json.loads(json.dumps({NETWORK: network, OPTIONS: options, "corpus": _digest(corpus)}))
 
 
 def _digest(corpus: CorpusIndex) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,10 @@ class TraceSample:
     noise: np.ndarray
     """(N, P, 3) float32."""
     tau: float
+
+    def without_pictures(self) -> TraceSample:
+        """What predictions are compared with needs none."""
+        return dataclasses.replace(self, image=self.image[:, :0, :0], depth=None)
 
 
 def prediction_fields(samples: list[TraceSample]) -> dict[str, Any]:

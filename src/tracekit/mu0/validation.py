@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,16 @@ from tracekit.mu0.collate import Collate
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.dataset import EvaluationDataset
 from tracekit.mu0.decode import decode
-from tracekit.mu0.loader import evaluation_loader
 from tracekit.mu0.loss_weights import LossWeights
-from tracekit.mu0.losses import loss_counts, losses
+from tracekit.mu0.losses import TERMS, loss_counts, losses
 from tracekit.mu0.model import Mu0
 from tracekit.mu0.rollout import draw_noise
 from tracekit.mu0.sample import TraceSample, prediction_fields
 from tracekit.records import Predictions
+from tracekit.training.loader import evaluation_loader
 from tracekit.training.processes import Processes
 from tracekit.training.shared_model import SharedModel
-from tracekit.training.train_step import TERMS, autocast, stacked
+from tracekit.training.train_step import autocast, stacked
 
 _METRICS = ["ade", "dtw"]
 
@@ -49,7 +50,7 @@ class Validation:
 
     def __call__(self, shared: SharedModel, processes: Processes) -> dict[str, float]:
         """The loss terms by TERMS, and "ade/top5/32" and so on. All processes take part, and all learn the figures."""
-        model = shared.model
+        model: Any = shared.model
         model.eval()
         try:
             with torch.no_grad(), autocast(processes.device, self.bf16):
@@ -71,7 +72,7 @@ class Validation:
         for batch, samples in self._batches(processes):
             batch = batch.to(device)
             counts += loss_counts(batch)
-            sums += stacked(losses(model(batch), batch, self.weights, torch.ones(3, device=device)))
+            sums += stacked(losses(model(batch), batch, self.weights, torch.ones(3, device=device)).by_name())
             pieces.append((*self._predict(model, batch, samples), samples))
         totals = processes.sum(torch.cat([sums, counts])).tolist()
         flow, done, rigidity = (value / max(count, 1e-9) for value, count in zip(totals[1:4], totals[4:], strict=True))

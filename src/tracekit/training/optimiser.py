@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from tracekit.training.recipe import Recipe
-
-_VLM = "vlm.smolvlm."
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -26,21 +25,15 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with two groups: the pretrained weights of the VLM, at `recipe.vlm_rate` of the learning rate, and the rest.
-
-    What a frozen VLM has for depth alone (stem, low-rank paths) is new, and learns like the rest.
-    """
-    trained = trained_parameters(model)
-    vlm = [value for name, value in trained.items() if name.startswith(_VLM) and "lora_" not in name]
-    rest = [value for name, value in trained.items() if not (name.startswith(_VLM) and "lora_" not in name)]
-    groups = [{"params": rest, "rate": 1.0}, {"params": vlm, "rate": recipe.vlm_rate}]
+def adamw(parts: Sequence[tuple[float, Sequence[nn.Parameter]]], recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over parts of what is trained, each at its own factor of the learning rate; those without any weight are left out."""
+    groups = [{"params": list(values), "rate": rate} for rate, values in parts if values]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,
-        fused=next(iter(trained.values())).is_cuda,
+        fused=groups[0]["params"][0].is_cuda,  # type: ignore[index]
     )
 
 

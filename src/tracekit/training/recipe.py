@@ -1,4 +1,4 @@
-"""How μ0 is trained: the paper's recipe (B.1, C.1) as defaults, and what the small presets do otherwise.
+"""How a network is trained. Defaults are those of μ0's pretraining (paper B.1, C.1); presets of commands say what others do otherwise.
 
 `Recipe` decides what comes out; `EngineParameters` decide how fast, on what, and what is kept.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from tracekit.parameters import parameter
 
@@ -27,7 +26,6 @@ class Recipe:
     learning_rate: float = parameter(1e-4, "Peak learning rate of AdamW.", minimum=0.0)
     final_learning_rate: float = parameter(2.5e-6, "Learning rate at the last step, to which a cosine falls.", minimum=0.0)
     warmup: int = parameter(1000, "Steps over which the learning rate rises linearly; at most a tenth of all.", minimum=0)
-    vlm_rate: float = parameter(0.1, "Learning rate of the VLM over that of the rest, where it is trained.", minimum=0.0)
     beta1: float = parameter(0.9, "Decay of AdamW's mean of gradients.", minimum=0.0, maximum=1.0)
     beta2: float = parameter(0.95, "Decay of AdamW's mean of squared gradients.", minimum=0.0, maximum=1.0)
     weight_decay: float = parameter(1e-10, "Weight decay of AdamW.", minimum=0.0)
@@ -42,49 +40,12 @@ class EngineParameters:
     precision: str = parameter(
         "auto", "Arithmetic: bf16 autocast over float32 weights, or fp32; auto is bf16 on CUDA, fp32 elsewhere.", choices=PRECISIONS
     )
-    gradient_checkpointing: bool = parameter(False, "Compute activations again in the backward pass: less memory, a third more time.")
-    fsdp: bool = parameter(False, "Share weights, gradients and optimiser state among processes (FSDP2) instead of copying them (DDP).")
     stop_after: int = parameter(0, "Stop after this many steps of this start, as a signal would; 0: go on to the end.", minimum=0)
     save_every: int = parameter(1000, "Steps between checkpoints.", minimum=1)
     keep_last: int = parameter(2, "Newest checkpoints that are kept.", minimum=1)
     keep_best: int = parameter(1, "Checkpoints that are kept for the best validation.", minimum=0)
-    embed_frozen: bool = parameter(False, "Write frozen weights into checkpoints, too, instead of where they come from.")
     log_every: int = parameter(1, "Steps between lines of log.jsonl.", minimum=1)
     tensorboard: bool = parameter(False, "Write TensorBoard events to RUN/tensorboard (needs the package tensorboard).")
     wandb: str = parameter("", "Send the log to this project of Weights & Biases (needs the package wandb).")
     validate_every: int = parameter(1000, "Steps between validations; 0: none.", minimum=0)
     validation_samples: int = parameter(128, "Samples of a validation; the same ones each time.", minimum=1)
-    validation_draws: int = parameter(5, "Futures drawn for each keypoint of a validation.", minimum=1)
-
-
-# Presets of networks (tracekit.mu0.presets) that are trained otherwise than the paper's. Small networks on small corpora take a higher
-# rate, and their VLM is no pretrained one that should drift slowly.
-PRESETS: dict[str, dict[str, Any]] = {
-    "2.59b": {},
-    "568m": {},
-    "342m": {},
-    "nano": {
-        "steps": 4000,
-        "batch_size": 16,
-        "micro_batch": 16,
-        "learning_rate": 1e-3,
-        "final_learning_rate": 2.5e-5,
-        "warmup": 200,
-        "vlm_rate": 1.0,
-        "max_keypoints": 48,
-        "save_every": 500,
-        "validate_every": 500,
-        "validation_samples": 64,
-    },
-    "tiny-random": {
-        "steps": 20,
-        "batch_size": 4,
-        "micro_batch": 4,
-        "learning_rate": 1e-3,
-        "final_learning_rate": 2.5e-5,
-        "warmup": 2,
-        "save_every": 10,
-        "validate_every": 10,
-        "validation_samples": 8,
-    },
-}

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tracekit.mu0.batch import TraceBatch
-from tracekit.mu0.checkpoint import OPTIMISER_STATE
-from tracekit.mu0.model import Forecast, Mu0
 from tracekit.training.optimiser import trained_parameters
 from tracekit.training.processes import Processes
+from tracekit.training.train_state import OPTIMISER_STATE
 
 
 class SharedModel:
-    """Mu0 with a forward pass whose gradients are the mean over processes."""
+    """A network with a forward pass whose gradients are the mean over processes."""
 
-    def __init__(self, model: Mu0, processes: Processes, *, fsdp: bool) -> None:
+    def __init__(self, model: nn.Module, processes: Processes, *, shard: Callable[[Processes], None] | None = None) -> None:
+        """`shard` shares the network's weights out among the processes (FSDP2); without it each has a copy."""
         self.model = model
         self._ddp: DistributedDataParallel | None = None
-        self._is_sharded = fsdp
-        if fsdp:
-            _shard(model, processes)
+        self._is_sharded = shard is not None
+        if shard is not None:
+            shard(processes)
         elif processes.world_size > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # newer torch calls `broadcast_buffers` by another name
                 self._ddp = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def __call__(self, batch: TraceBatch) -> Forecast:
+    def __call__(self, batch: Any) -> Any:
         return (self._ddp or self.model)(batch)
 
     @contextlib.contextmanager
@@ -53,28 +53,6 @@ class SharedModel:
         """
         if self._is_sharded:
             self.model.reshard()  # type: ignore[operator]
-
-
-def _shard(model: Mu0, processes: Processes) -> None:
-    """FSDP2 (Zhao et al. 2023) over all processes.
-
-    Shared out one by one are modules that the network calls as such; it walks through the VLM's text layers and the expert's
-    attention by hand, so those belong to the whole.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    # Nobody changes the forecast in place.
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
-    # One process may validate on samples with depth while another has none: both gather the layers equally often.
-    model.vlm.always_sees_depth = True
-    mesh = init_device_mesh(processes.device.type, (processes.world_size,))
-    for layer in [*model.vlm.text.layers, *model.expert.layers]:  # type: ignore[union-attr]
-        fully_shard(layer.mlp, mesh=mesh)
-    for layer in model.vlm.vision.encoder.layers:  # type: ignore[union-attr]
-        fully_shard(layer.mlp, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "sample")
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tracekit.errors import ConfigurationError, StorageError, TracekitError
-from tracekit.mu0.batch import TraceBatch
-from tracekit.mu0.collate import Collate
-from tracekit.mu0.dataset import EvaluationDataset, TraceDataset
-from tracekit.mu0.sample import TraceSample
+
+Sample_co = TypeVar("Sample_co", covariant=True)
+Sample = TypeVar("Sample")
+Light = TypeVar("Light", bound="HasPictures")
+B = TypeVar("B")
 
 # A worker that gives nothing for so long hangs: a decoder in a damaged video, a file system that is gone.
 _STALLED_SECONDS = 600
 
 
+class Samples(Protocol[Sample_co]):
+    """Samples by their position in the order of training; those of an epoch are `len`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int, /) -> Sample_co: ...
+
+
+class HasPictures(Protocol):
+    """A sample that can leave its pictures behind."""
+
+    def without_pictures(self: Light) -> Light:
+        """They are in the batch; from a worker to here they would be copied once more."""
+        ...
+
+
 def loader(
-    dataset: TraceDataset | EvaluationDataset,
-    collate: Collate,
+    dataset: Samples[Sample],
+    collate: Callable[[Sequence[Sample]], B],
     global_batch: int,
     *,
     start: int = 0,
@@ -34,7 +51,7 @@ def loader(
     world_size: int = 1,
     pin_memory: bool = False,
     start_method: str | None = None,
-) -> Iterator[TraceBatch]:
+) -> Iterator[B]:
     """The batches of positions `start` to `stop` (one past the last; the end of an epoch when not given), in order.
 
     Batch b of all processes together is the positions from start + b * global_batch; each of the `world_size` processes gets its
@@ -48,8 +65,8 @@ def loader(
 
 
 def evaluation_loader(
-    dataset: EvaluationDataset,
-    collate: Collate,
+    dataset: Samples[Light],
+    collate: Callable[[Sequence[Light]], B],
     batch_size: int,
     *,
     start: int = 0,
@@ -58,7 +75,7 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     start_method: str | None = None,
-) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
+) -> Iterator[tuple[B, list[Light]]]:
     """As `loader`, and with each batch the samples in it, without their pictures, for `prediction_fields`."""
     return _fetch(_Fetch(dataset, collate, True), batch_size, start, stop, num_workers, rank, world_size, False, start_method)
 
@@ -67,21 +84,16 @@ def evaluation_loader(
 class _Fetch(Dataset):
     """Batches by their range of positions. Errors that a user can act on are values here: torch would wrap them into text."""
 
-    samples: TraceDataset | EvaluationDataset
-    collate: Collate
+    samples: Samples[Any]
+    collate: Callable[[Sequence[Any]], Any]
     with_samples: bool
 
-    def __getitem__(self, positions: range) -> tuple[TraceBatch, list[TraceSample]] | TracekitError:
+    def __getitem__(self, positions: range) -> tuple[Any, list[Any]] | TracekitError:
         try:
             samples = [self.samples[position] for position in positions]
-            return self.collate(samples), [_without_pictures(sample) for sample in samples] if self.with_samples else []
+            return self.collate(samples), [sample.without_pictures() for sample in samples] if self.with_samples else []
         except TracekitError as error:
             return error
-
-
-def _without_pictures(sample: TraceSample) -> TraceSample:
-    """They are in the batch; from a worker to here they would be copied once more."""
-    return dataclasses.replace(sample, image=sample.image[:, :0, :0], depth=None)
 
 
 class _Parts:
@@ -109,7 +121,7 @@ def _fetch(
     world_size: int,
     pin_memory: bool,
     start_method: str | None,
-) -> Iterator[tuple[TraceBatch, list[TraceSample]]]:
+) -> Iterator[tuple[Any, list[Any]]]:
     if global_batch < 1 or global_batch % world_size:
         raise ConfigurationError(f"a batch of {global_batch} samples cannot be shared by {world_size} processes evenly")
     num_samples = len(fetch.samples)
@@ -137,7 +149,7 @@ def _fetch(
         if "DataLoader timed out" in str(error):
             raise StorageError(
                 f"the processes that read samples gave nothing for {_STALLED_SECONDS} seconds",
-                hint="is the disk or the network that holds the corpus still there?",
+                hint="is the disk or the network that holds them still there?",
             ) from error
         if "DataLoader worker" not in str(error):
             raise
