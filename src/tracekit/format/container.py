@@ -6,6 +6,7 @@ out of the file, sizes that no machine can hold. All of them are refused here, b
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -107,7 +108,7 @@ def member(group: h5py.Group, key: str, path: str, name: str) -> h5py.Group | h5
     """
     link = key.encode()
     try:
-        if not group.id.links.exists(link):
+        if link not in group.id:
             return None
         if group.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
             raise BadDataError(f"{path} in {name} is a soft or external link", hint="tracekit follows no links: store the data itself")
@@ -116,7 +117,7 @@ def member(group: h5py.Group, key: str, path: str, name: str) -> h5py.Group | h5
             return h5py.Group(opened)
         if not isinstance(opened, h5py.h5d.DatasetID):
             raise BadDataError(f"{path} in {name} is neither a group nor a dataset")
-        _check_dataset(opened, path, name, group.file.id.get_filesize())
+        _check_dataset(opened, path, name, h5py.h5i.get_file_id(opened).get_filesize())
         return h5py.Dataset(opened)
     except (RuntimeError, OSError, KeyError, ValueError, OverflowError) as error:
         raise BadDataError(f"{path} in {name} is damaged: {_first_line(error)}") from None
@@ -203,13 +204,13 @@ def _check_dataset(dataset: h5py.h5d.DatasetID, path: str, name: str, num_bytes:
         code = plist.get_filter(index)[0]
         if code not in _KNOWN_FILTERS:
             raise BadDataError(f"{path} in {name} uses the HDF5 filter {code}, which tracekit does not know")
-    _check_type(dataset.get_type(), path, name)
-    declared = int(np.prod([int(n) for n in dataset.shape], dtype=object)) * dataset.get_type().get_size() if dataset.shape else 0
+    kind, shape = dataset.get_type(), dataset.shape
+    _check_type(kind, path, name)
+    declared = math.prod(shape) * kind.get_size() if shape else 0
     limit = num_bytes if plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) else _MAX_EXPANSION * num_bytes + (1 << 20)
     if declared > limit:
-        shape = tuple(int(n) for n in dataset.shape)
         raise BadDataError(
-            f"{path} in {name} declares shape {shape}, {declared:,} bytes, in a file of {num_bytes:,}: refused before reading"
+            f"{path} in {name} declares shape {tuple(shape)}, {declared:,} bytes, in a file of {num_bytes:,}: refused before reading"
         )
 
 

@@ -75,6 +75,9 @@ class DemoFile:
         self._forget()
         try:
             self._read_small_parts()
+        except (OSError, RuntimeError, KeyError, ValueError, OverflowError) as error:  # what HDF5 says of damage, wherever it meets it
+            self.close()
+            raise BadDataError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from None
         except BaseException:
             self.close()
             raise
