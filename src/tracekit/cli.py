@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "caption": ("caption", "say what happens in each event"),
     "fit-bspline": ("fit_bspline", "turn episodes into a corpus of spline-fitted traces"),
     "pretrain": ("pretrain", "train μ0, the trace world model, on a corpus"),
+    "finetune": ("finetune", "train an action expert on top of μ0 from demonstrations"),
     "rollout": ("rollout", "predict traces with μ0"),
     "simulate": ("simulate", "make clips with ground truth in a simulator"),
     "evaluate": ("evaluate", "score predicted traces, or an extraction against ground truth"),

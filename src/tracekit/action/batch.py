@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Features:
 @dataclass(frozen=True)
 class ActionBatch:
     """B frames. `features` are those of `image`, `text` and `gripper`, once μ0 has looked at them or a cache knows them."""
+
+    takes_less_memory: ClassVar[str] = "--draws, --cache-features"
 
     position: Tensor
     """(B,) int64: number of each sample in the order of training, to name it in errors."""
@@ -73,6 +75,11 @@ class ActionBatch:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    @property
+    def extent(self) -> tuple[int, str]:
+        """What a sample's share of the memory goes with."""
+        return self.noise.shape[1], "draws of noise"
 
 
 def _each_tensor(record: Any, change: Any) -> Any:

@@ -15,6 +15,9 @@ against the network before there is memory for it; nothing in a checkpoint is ev
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,13 +84,20 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._digests = check_checkpoint(folder, FORMAT)
+        self.files = check_checkpoint(folder, FORMAT)
+        """SHA-256 of each by its name."""
         content = read_json(folder / _CONFIG)
         if not isinstance(content, dict) or set(content) != {"network", "references"}:
             raise BadDataError(f"{folder / _CONFIG} does not hold exactly network and references")
         self.config = config_from_json(content["network"], str(folder / _CONFIG))
         self.references = references_from_json(content["references"], str(folder / _CONFIG))
         self.statistics = statistics_from_json(read_json(folder / _STATISTICS), str(folder / _STATISTICS))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all files but the state of a training: what a network is, wherever its checkpoint lies."""
+        files = {name: value for name, value in sorted(self.files.items()) if _is_for_use(name)}
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     def put_weights(self, model: Mu0) -> None:
         """Into a network of the same configuration. Raises BadDataError naming missing, unexpected and misshapen weights."""
@@ -128,6 +138,18 @@ class Checkpoint:
         """What turns captions into what the network reads."""
         folder = self.folder / _TOKENIZER
         return tokenizer_of(self.config, folder if folder.is_dir() else None, download=download)
+
+
+def copy_for_use(checkpoint: Checkpoint, folder: Path) -> None:
+    """The same network as a new checkpoint, without the state of its training. Raises as `save`."""
+    with new_checkpoint(folder, FORMAT) as temporary:
+        for name in filter(_is_for_use, checkpoint.files):
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, temporary / name)
+
+
+def _is_for_use(name: str) -> bool:
+    return not name.startswith(f"{STATE_FOLDER}/")
 
 
 def load_model(
