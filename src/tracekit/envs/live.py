@@ -51,7 +51,7 @@ class LiveEnv(Protocol):
     action_high: np.ndarray
     """(A,)."""
     max_steps: int
-    """Actions of an episode, at most."""
+    """Actions of an episode, unless another number is asked for."""
     fps: float
     """Rate at which a video of it plays, a picture for each action."""
     has_expert: bool

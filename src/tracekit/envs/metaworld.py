@@ -156,8 +156,8 @@ class MetaWorld:
         self._env._partially_observable, self._env._freeze_rand_vec, self._env.seeded_rand_vec = False, False, True
         self._env._set_task_called = True
         vars(self._env).pop("sawyer_observation_space", None)
-        self._env.seed(seed)
-        self._expert: Any = ENV_POLICY_MAP[task]()  # type: ignore[abstract]
+        self._new_expert: Any = ENV_POLICY_MAP[task]
+        self.seed(seed)
         self._spec = mujoco.mjtState.mjSTATE_INTEGRATION
         self._touching_pairs = self._pairs_that_can_touch()
 
@@ -193,6 +193,11 @@ class MetaWorld:
     def most_steps(self) -> int:
         """Actions after which an episode ends at the latest: 500."""
         return int(self._env.max_path_length)
+
+    def seed(self, seed: int) -> None:
+        """From the next start on, all is as in a new environment with this seed: nothing of what was before is left."""
+        self._env.seed(seed)
+        self._expert = self._new_expert()
 
     def start(self) -> np.ndarray:
         """Go to the start of an episode, a new one each time; the first observation (39,)."""

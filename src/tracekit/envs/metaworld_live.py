@@ -18,7 +18,7 @@ FPS = 20.0
 
 
 class LiveMetaWorld:
-    """One task. A new simulator for every start, so that nothing of one episode is left for the next."""
+    """One task. The same simulator serves all its episodes: building one takes longer than an episode."""
 
     action_size, state_size = 4, PROPRIO.stop
     action_low, action_high = np.full(4, -1.0, np.float32), np.full(4, 1.0, np.float32)
@@ -40,8 +40,7 @@ class LiveMetaWorld:
         self._screen: Screen | None = None
 
     def reset(self, seed: int) -> None:
-        self.close()
-        self._env = MetaWorld(self._task, seed)
+        self._env.seed(seed)
         self._observation = self._env.start()
 
     def observe(self) -> Observation:

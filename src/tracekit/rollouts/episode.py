@@ -52,7 +52,7 @@ class EpisodePlan:
     baseline: str
     """One of BASELINES, or "" for a policy that is asked."""
     max_steps: int | None
-    """None: as many as the environment allows."""
+    """None: the environment's own number."""
     recording: RecordingPlan
 
 
@@ -102,13 +102,8 @@ def baseline_driver(baseline: str, env: LiveEnv, episode: Episode) -> Driver:
 
 
 def run_episode(env: LiveEnv, episode: Episode, plan: EpisodePlan, driver: Driver, alive: Callable[[], None]) -> EpisodeResult:
-    """Run an episode until the task is done, the environment ends it, or its steps are used up. `alive` is called at every step.
-
-    Raises UsageError when more steps are asked for than the environment allows.
-    """
+    """Run an episode until the task is done, the environment ends it, or its steps are used up. `alive` is called at every step."""
     limit = env.max_steps if plan.max_steps is None else plan.max_steps
-    if limit > env.max_steps:
-        raise UsageError(f"an episode of {episode.env.name} has at most {env.max_steps} steps", hint=f"--max-steps is {limit}")
     env.reset(episode.seed)
     recording = Recording(plan.recording)
     steps, total_reward, success, ended = 0, 0.0, False, False
@@ -124,5 +119,6 @@ def run_episode(env: LiveEnv, episode: Episode, plan: EpisodePlan, driver: Drive
             ended = outcome.ended or success
             if ended:
                 break
-    recording.write(steps, env, episode.name, {"env": episode.env.name, "seed": episode.seed, "number": episode.number}, alive)
+    parameters = {"env": episode.env.name, "run_seed": episode.run_seed, "number": episode.number, "seed": episode.seed}
+    recording.write(steps, env, episode.name, parameters, alive)
     return EpisodeResult(episode.env.name, episode.number, episode.seed, success, steps, total_reward)
