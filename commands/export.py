@@ -16,6 +16,7 @@ from tracekit.errors import BadDataError, CannotCreateError, UsageError
 from tracekit.format.atomic_folder import new_folder
 from tracekit.format.file import Target, open_records
 from tracekit.format.schema import CORPUS, EPISODE
+from tracekit.interop.lerobot_export import LerobotParameters
 from tracekit.interop.traceextract_writer import TraceextractParameters, write_release_episode
 from tracekit.parameters import parameter
 from tracekit.report import Report
@@ -166,6 +167,57 @@ class StatsExport:
         write_release_stats(Path(common.output), delta_scale, depth_log_range, history=history, horizon=horizon, force=common.force)
 
 
+@dataclass(frozen=True)
+class DemoFolderOptions:
+    """What is read, and where the folder goes."""
+
+    agentview: str = parameter("agentview_image", "Observation of the camera that sees the scene.")
+    gripper: str = parameter("eye_in_hand_image", "Observation of the camera on the gripper, or none.")
+    state: str = parameter("proprio", "Observations that make up the state of the robot, by comma.")
+    out_dir: str | None = parameter(None, "The folder to make.")
+    force: bool = parameter(False, "Replace the folder if it is a LeRobotDataset.")
+    quiet: bool = parameter(False, "Say nothing but errors.")
+
+
+class LerobotExport:
+    """`tracekit export lerobot`."""
+
+    def typer_app(self) -> typer.Typer:
+        return options.typer_app(
+            "export lerobot",
+            self.run,
+            {"parameters": LerobotParameters, "common": DemoFolderOptions},
+            sources="A file of demonstrations, ours or robomimic's.",
+            metavar="DEMOS",
+            about="Write demonstrations as a LeRobotDataset, which the package lerobot loads (extra `lerobot`)."
+            "\n\nReads: a file of demonstrations.  Writes: meta/, data/*.parquet, and videos/*.mp4 or with --images the pictures in the rows."
+            "\n\nExample:  tracekit export lerobot demos.h5 -d drawer_open",
+        )
+
+    def run(self, sources: list[str], parameters: LerobotParameters, common: DemoFolderOptions) -> None:
+        from tracekit.format.demo_file import DemoFile, DemoLayout
+        from tracekit.interop.lerobot_export import export_lerobot
+
+        if len(sources) != 1 or not common.out_dir:
+            raise UsageError("say what to write and where to: tracekit export lerobot DEMOS.h5 -d FOLDER")
+        target = Path(common.out_dir)
+        if target.exists():
+            if not (target / "meta" / "info.json").is_file():
+                raise CannotCreateError(f"{target} exists and is no LeRobotDataset", hint="use another -d")
+            if not common.force:
+                raise CannotCreateError(f"{target} exists", hint="use --force to make it anew")
+            _refuse_inputs_inside(target, sources)
+        gripper = "" if common.gripper == "none" else common.gripper
+        layout = DemoLayout(common.agentview, gripper, tuple(name.strip() for name in common.state.split(",") if name.strip()))
+        report = ConsoleReport("export lerobot", quiet=common.quiet)
+        make_folder(target.parent)
+        try:
+            with DemoFile(sources[0], layout) as file, new_folder(target, replace=common.force) as temporary:
+                export_lerobot(file, temporary, parameters, argv=sys.argv[1:], report=report)
+        finally:
+            report.finish()
+
+
 def check_name(name: str, source: str) -> None:
     """Raise BadDataError for what cannot be the name of a folder inside the output folder."""
     if not name or name.startswith(".") or "/" in name or "\0" in name or len(name.encode("utf-8", "surrogateescape")) > 200:
@@ -175,7 +227,7 @@ def check_name(name: str, source: str) -> None:
 class ExportCommand:
     """`tracekit export KIND`."""
 
-    def __init__(self, **kinds: TraceextractExport | StatsExport) -> None:
+    def __init__(self, **kinds: TraceextractExport | StatsExport | LerobotExport) -> None:
         self._kinds = kinds
 
     def typer_app(self) -> typer.Typer:
@@ -188,4 +240,4 @@ class ExportCommand:
         return app
 
 
-command = ExportCommand(traceextract=TraceextractExport(), stats=StatsExport())
+command = ExportCommand(traceextract=TraceextractExport(), stats=StatsExport(), lerobot=LerobotExport())

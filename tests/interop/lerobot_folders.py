@@ -61,11 +61,20 @@ def png(frame: np.ndarray) -> dict[str, Any]:
 
 
 class Folder:
-    """A dataset of two cameras, `top` and `wrist`, both videos or both images."""
+    """A dataset whose cameras are all videos or all images."""
 
-    def __init__(self, path: Path, version: str, episodes: list[Episode], *, images: bool = False, codec: str = "libx264") -> None:
+    def __init__(
+        self,
+        path: Path,
+        version: str,
+        episodes: list[Episode],
+        *,
+        images: bool = False,
+        codec: str = "libx264",
+        cameras: tuple[str, ...] = (TOP, WRIST),
+    ) -> None:
         self.path, self.version, self.episodes, self.images, self.codec = path, version, episodes, images, codec
-        self.cameras = [TOP, WRIST]
+        self.cameras = cameras
         self.tasks = ["push the block", "pull the block"]
         (path / "meta").mkdir(parents=True)
         if version == "v2.1":
@@ -78,8 +87,8 @@ class Folder:
         first = self.episodes[0]
         old = self.version == "v2.1"
         features: dict[str, Any] = {
-            "action": {"dtype": "float32", "shape": [first.actions.shape[1]], "names": None},
-            "observation.state": {"dtype": "float32", "shape": [first.states.shape[1]], "names": None},
+            "action": {"dtype": str(first.actions.dtype), "shape": [first.actions.shape[1]], "names": None},
+            "observation.state": {"dtype": str(first.states.dtype), "shape": [first.states.shape[1]], "names": None},
             **{key: {"dtype": str(values.dtype), "shape": [1], "names": None} for key, values in first.extra.items()},
             **{
                 camera: {
