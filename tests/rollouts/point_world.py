@@ -40,14 +40,14 @@ class PointWorld(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
         self._place, self._goal = self.np_random.uniform(-0.9, 0.9, (2, 2))
-        self._goes_wrong = self.np_random.random() < BAD_SHARE
+        self.goes_wrong = self.np_random.random() < BAD_SHARE
         self._time = 0
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         assert self.action_space.contains(action), action
         self._time += 1
-        if self._goes_wrong and self._time == 3:
+        if self.goes_wrong and self._time == 3:
             self._go_wrong()
         self._place = np.clip(self._place + 0.1 * action.astype(float), -1, 1)
         distance = float(np.linalg.norm(self._place - self._goal))

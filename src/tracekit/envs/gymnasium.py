@@ -63,7 +63,7 @@ class LiveGymnasium:
         self._request = request
         renders = not request.camera
         try:
-            self._env: Any = gymnasium.make(request.name, **({"render_mode": "rgb_array"} if renders else {}))
+            self._env: Any = gymnasium.make(request.name, disable_env_checker=True, **({"render_mode": "rgb_array"} if renders else {}))
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"{request.name} cannot be made: {str(error).splitlines()[0]}") from None
         actions = self._env.action_space
@@ -91,7 +91,7 @@ class LiveGymnasium:
         if request.camera:
             picture = _picture(dict(_leaves(seen))[request.camera], request.camera, request.name)
         elif _is_picture(seen):
-            picture = np.asarray(seen)
+            picture = np.array(seen)
         else:
             picture = _picture(self._env.render(), "what it renders", request.name)
         gripper = None
@@ -121,7 +121,7 @@ class LiveGymnasium:
             leaves = dict(_leaves(seen))
             parts = [np.atleast_1d(np.asarray(leaves[key], np.float32)).ravel() for key in self._request.state]
             return np.concatenate(parts)
-        return np.zeros(1, np.float32) if _is_picture(seen) else np.asarray(seen, np.float32).ravel()
+        return np.zeros(1, np.float32) if _is_picture(seen) else np.array(seen, np.float32).ravel()
 
     def _check_keys(self, seen: Any) -> None:
         """Raise UsageError naming what the observations have when they lack a key that is asked for, or none is asked for."""
@@ -157,4 +157,4 @@ def _picture(value: Any, what: str, name: str) -> np.ndarray:
     if not _is_picture(value):
         kind = f"{np.asarray(value).dtype} {np.shape(value)}"
         raise BadDataError(f"{what} of {name} is no picture: {kind}", hint="height x width x 3, uint8 RGB, is one")
-    return np.asarray(value)
+    return np.array(value)  # a copy: some environments draw into the same array again
