@@ -238,7 +238,7 @@ def _read_in_child(file: DemoFile, queue: multiprocessing.Queue) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*")
 def test_every_process_opens_the_file_for_itself(tmp_path: Path, method: str) -> None:
     file = DemoFile(write_recordings(tmp_path / "d.h5", [4, 5]))
-    file.agentview("demo_0", 0)  # the parent has it open
+    file.agentview("demo_0", 0)  # the parent has it open from now on
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     child = context.Process(target=_read_in_child, args=(file, queue))
@@ -262,7 +262,7 @@ def test_a_layout_comes_back_from_json_and_nothing_else_does() -> None:
         {**layout.to_json(), "state": "proprio"},
         {**layout.to_json(), "gripper": None},
     ):
-        with pytest.raises(BadDataError, match="config.json"):
+        with pytest.raises(BadDataError, match=r"config\.json"):
             layout_from_json(wrong, "config.json")
 
 

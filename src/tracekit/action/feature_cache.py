@@ -21,10 +21,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ from tracekit.report import Report
 _VERSION = 1
 _FRAMES_PER_BLOCK = 256
 _BATCH = 32
+_SECONDS_BETWEEN_LOOKS = 0.2
 _ABOUT, _SOURCES, _PROGRESS, _WORDS, _VLM, _LOCK = "about.json", "sources.json", "progress.json", "words", "vlm", ".lock"
 
 
@@ -71,6 +73,9 @@ class FeatureCache:
     """Features of all frames of an index, memory-mapped in the process that reads; may be pickled."""
 
     def __init__(self, parts: list[_Part]) -> None:
+        """Raises BadDataError when a part is damaged."""
+        for part in parts:
+            part.check()
         self._parts = parts
         self._first = np.cumsum([0, *(part.about.num_frames for part in parts)]).tolist()
 
@@ -128,7 +133,7 @@ def build_cache(
     frames = sum(part.about.num_frames for part in missing)
     done = 0
     for part in missing:
-        with part.locked(report):
+        with part.locked(report, should_stop):
             if not part.is_complete():  # else the process that held the lock has just made it
                 _Build(part, index, frozen, report, should_stop, done, frames).run()
         done += part.about.num_frames
@@ -168,7 +173,7 @@ class _Part:
         source = _source_digest(folder, Path(index.files[number].path))
         identity = [_VERSION, digest, source, index.layout.agentview, lengths, self.about.sentence_of_demo, text.tolist(), present.tolist()]
         self.folder = folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-        trace = f"trace-grid{config.grid}-pool{config.grid_pool}" if config.queries == "grid" else f"trace-entities{config.max_entities}"
+        trace = f"trace-grid{config.grid}-" + (f"pool{config.grid_pool}" if config.queries == "grid" else f"entities{config.max_entities}")
         camera = hashlib.sha256(index.layout.gripper.encode()).hexdigest()[:8]
         self.trace = trace if config.use_trace else ""
         self.gripper = f"gripper-{camera}-pool{config.gripper_pool}" if config.gripper_features == "dinov2" else ""
@@ -184,6 +189,11 @@ class _Part:
 
     def is_complete(self) -> bool:
         return not self.missing() and self.path(_WORDS).is_file()
+
+    def check(self) -> None:
+        """Raise BadDataError unless every array has the rows and numbers that it should have. Reads headers only."""
+        for name in (_WORDS, *self.arrays):
+            self._array(name)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
@@ -217,7 +227,7 @@ class _Part:
         return self._arrays[name]
 
     @contextlib.contextmanager
-    def locked(self, report: Report) -> Iterator[None]:
+    def locked(self, report: Report, should_stop: Callable[[], bool]) -> Iterator[None]:
         """The only process that writes here, for as long as the block runs. The lock ends with the process."""
         try:
             self.folder.mkdir(exist_ok=True)
@@ -225,11 +235,7 @@ class _Part:
         except OSError as error:
             raise CannotCreateError(f"features cannot be written to {self.folder}: {error.strerror}") from None
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.note(f"another process computes the features in {self.folder}: waiting for it")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for_lock(descriptor, report, should_stop)
             yield
         except OSError as error:
             if is_storage_failure(error):
@@ -237,6 +243,25 @@ class _Part:
             raise
         finally:
             os.close(descriptor)
+
+    def _wait_for_lock(self, descriptor: int, report: Report, should_stop: Callable[[], bool]) -> None:
+        waits = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise CannotCreateError(
+                    f"{self.folder} cannot be locked: {error.strerror}", hint="name a folder for features on a disk of this machine"
+                ) from None
+            if not waits:
+                report.note(f"another process computes the features in {self.folder}: waiting for it")
+                waits = True
+            if should_stop():
+                raise ResumableError(f"stopped while another process computed the features in {self.folder}")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": {}}
@@ -261,29 +286,29 @@ class _Build:
         self._part, self._index, self._frozen, self._report, self._should_stop = part, index, frozen, report, should_stop
         self._frames_before, self._all_frames = frames_before, all_frames
         self._names = part.missing()
-        self._first = int(np.searchsorted(np.array([file for file, _ in index.demos]), part.number))
 
     def run(self) -> None:
         """Leaves whole arrays, or those of whole blocks."""
         part = self._part
         self._write_about()
         total = part.about.num_frames
-        done = self._progress()
+        done, ends = self._progress()
         with contextlib.ExitStack() as stack:
-            files: dict[str, Any] = {}
+            files: dict[str, BinaryIO] = {}
             while done < total:
                 block = self._block(done, min(done + _FRAMES_PER_BLOCK, total))
                 if not files:
                     self._check_space(block, total - done)
-                    files = {name: stack.enter_context(self._opened(name, block[name], done)) for name in self._names}
+                    files = {name: stack.enter_context(self._opened(name, block[name], ends.get(name, 0))) for name in self._names}
                 for name, file in files.items():
                     file.write(block[name].tobytes())
                     file.flush()
                     os.fsync(file.fileno())
                 done = min(done + _FRAMES_PER_BLOCK, total)
-                _write_json(part.folder / _PROGRESS, {"arrays": self._names, "frames": done})
+                ends = {name: file.tell() for name, file in files.items()}
+                _write_json(part.folder / _PROGRESS, {"frames": done, "ends": ends})
                 self._report.progress(self._frames_before + done, self._all_frames)
-                if self._should_stop() and done < total:
+                if done < total and self._should_stop():
                     raise ResumableError(
                         f"stopped after the features of {self._frames_before + done} of {self._all_frames} frames",
                         hint="the same command goes on from here",
@@ -310,34 +335,36 @@ class _Build:
         with new_file(part.path(_WORDS), force=True) as temporary, open(temporary, "wb") as file:
             np.save(file, words * about.text_present[..., None].astype(np.float16), allow_pickle=False)
 
-    def _progress(self) -> int:
-        """Frames that are done, 0 when there is nothing to go on with."""
+    def _progress(self) -> tuple[int, dict[str, int]]:
+        """Frames that are done, and where each array ends after them; (0, {}) when there is nothing to go on with."""
         try:
             content = read_json_object(self._part.folder / _PROGRESS)
         except (MissingInputError, BadDataError):
-            return 0
-        done = content.get("frames")
-        if type(done) is not int or not 0 < done <= self._part.about.num_frames or content.get("arrays") != self._names:
-            return 0
-        return done if all(self._growing(name).is_file() for name in self._names) else 0
+            return 0, {}
+        done, ends = content.get("frames"), content.get("ends")
+        if type(done) is not int or not 0 < done <= self._part.about.num_frames or not isinstance(ends, dict) or list(ends) != self._names:
+            return 0, {}
+        for name, end in ends.items():
+            path = self._growing(name)
+            if type(end) is not int or not path.is_file() or path.stat().st_size < end:
+                return 0, {}
+        return done, ends
 
     def _growing(self, name: str) -> Path:
         return self._part.folder / f"{name}.npy.growing"
 
-    def _opened(self, name: str, block: np.ndarray, done: int) -> Any:
-        """The file of an array, cut after `done` frames."""
+    def _opened(self, name: str, block: np.ndarray, end: int) -> BinaryIO:
+        """The file of an array, cut after `end` bytes, or new."""
         path = self._growing(name)
-        file = path.open("r+b" if done else "wb")
-        if not done:
-            header = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (self._part.about.num_frames, *block.shape[1:])})
-        else:
-            version = np.lib.format.read_magic(file)
-            assert version == (1, 0)
-            np.lib.format.read_array_header_1_0(file)
-        end = file.tell() + done * block[0].nbytes
-        file.truncate(end)
-        file.seek(end)
+        if end:
+            file: BinaryIO = path.open("r+b")
+            file.truncate(end)
+            file.seek(end)
+            return file
+        file = path.open("wb")
+        shape = (self._part.about.num_frames, *block.shape[1:])
+        description = {"descr": np.lib.format.dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, description)
         return file
 
     def _check_space(self, block: dict[str, np.ndarray], frames: int) -> None:

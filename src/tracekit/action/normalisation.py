@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ KINDS = ("quantile", "mean_std", "identity")
 # What moves less than this, in units of its largest value or of 1, does not move: it is the noise of float32.
 _SMALLEST_SPREAD = 1e-6
 _QUANTILES = (0.01, 0.99)
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def normalisation_from_json(content: Any, where: str) -> Normalisation:
         raise BadDataError(f"{where}: there is no normalisation {content['kind']!r}")
     for name in names[1:]:
         values = content[name]
-        if not isinstance(values, list) or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        if not isinstance(values, list) or not all(type(value) in (int, float) and abs(value) <= _LARGEST for value in values):
             raise BadDataError(f"{where}: {name} is no list of finite numbers")
         if name.endswith("scale") and min(values, default=0) < 0:
             raise BadDataError(f"{where}: {name} holds a number below 0")

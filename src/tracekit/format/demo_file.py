@@ -76,11 +76,9 @@ class DemoFile:
         try:
             self._read_small_parts()
         except (OSError, RuntimeError, KeyError, ValueError, OverflowError) as error:  # what HDF5 says of damage, wherever it meets it
-            self.close()
             raise BadDataError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from None
-        except BaseException:
-            self.close()
-            raise
+        finally:
+            self.close()  # until a picture is wanted, perhaps in another process
 
     @property
     def action_size(self) -> int:
