@@ -56,8 +56,6 @@ class TrainedOn:
     """What was done in them, a hundred different ones at most."""
     picture_size: tuple[int, int]
     """Width and height in pixels of the pictures of the scene, as they are in the demonstrations."""
-    picture_size: tuple[int, int]
-    """Width and height of the pictures of the scene, as they were recorded."""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "sentences": list(self.sentences[:_MOST_SENTENCES]), "picture_size": list(self.picture_size)}
@@ -241,6 +239,6 @@ def _trained_on(content: Any, where: str) -> TrainedOn:
         raise BadDataError(f"{where}: demonstrations and frames of trained_on are {numbers}")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
         raise BadDataError(f"{where}: sentences of trained_on are no sentences")
-    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and 0 < side <= _LARGEST_PICTURE for side in size):
         raise BadDataError(f"{where}: picture_size of trained_on is {size}, but width and height are expected")
     return TrainedOn(numbers[0], numbers[1], tuple(sentences), (size[0], size[1]))
