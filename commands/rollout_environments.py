@@ -90,13 +90,8 @@ def _decider(choice: RolloutOptions, environment: EnvironmentOptions) -> Decider
 
     assert environment.policy is not None
     path = Path(environment.policy)
-    policy = LearntPolicy.load(path, torch_device(choice.device), world_model=environment.world_model)
-    execute = environment.execute or policy.execute
-    if execute > policy.config.horizon:
-        raise UsageError(
-            f"{path} plans {policy.config.horizon} actions at a time, so {execute} cannot be carried out", hint="--execute: fewer"
-        )
-    return Decider(policy, execute, environment.video is not None, lambda facts: check_fit(str(path), policy.config, facts))
+    policy = LearntPolicy.load(path, torch_device(choice.device), world_model=environment.world_model, execute=environment.execute)
+    return Decider(policy, policy.execute, environment.video is not None, lambda facts: check_fit(str(path), policy.config, facts))
 
 
 def _step(choice: RolloutOptions, environment: EnvironmentOptions, policy: str) -> Step:

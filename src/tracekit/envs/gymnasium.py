@@ -61,9 +61,9 @@ class LiveGymnasium:
         from gymnasium import spaces
 
         self._request = request
-        renders = not request.camera
+        how: dict[str, Any] = {} if request.camera else {"render_mode": "rgb_array"}
         try:
-            self._env: Any = gymnasium.make(request.name, disable_env_checker=True, **({"render_mode": "rgb_array"} if renders else {}))
+            self._env: Any = gymnasium.make(request.name, disable_env_checker=True, **how)
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"{request.name} cannot be made: {str(error).splitlines()[0]}") from None
         actions = self._env.action_space

@@ -75,8 +75,7 @@ class LiveRobosuite:
         self._request = request
         self._task = known_task(request.name.partition("/")[2])
         self._camera, self._hand_camera = request.camera or CAMERA, request.gripper_camera or HAND_CAMERA
-        self._env: Any = None
-        self.reset(0)
+        self._env: Any = self._made(0)
         low, high = self._env.action_spec
         self.action_size = len(low)
         self.action_low, self.action_high = low.astype(np.float32), high.astype(np.float32)
@@ -89,12 +88,16 @@ class LiveRobosuite:
 
     def reset(self, seed: int) -> None:
         self.close()
+        self._env = self._made(seed)
+
+    def _made(self, seed: int) -> Any:
+        """A new environment at the start of an episode."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it recommends packages at every start
             import robosuite
 
-            self._env = robosuite.make(
+            env = robosuite.make(
                 self._task,
                 robots=["Panda"] * (2 if self._task.startswith("TwoArm") else 1),
                 has_renderer=False,
@@ -105,7 +108,8 @@ class LiveRobosuite:
                 hard_reset=False,
                 seed=seed,
             )
-        self._seen = self._env.reset()
+        self._seen = env.reset()
+        return env
 
     def observe(self) -> Observation:
         return Observation(
@@ -123,9 +127,7 @@ class LiveRobosuite:
         return None
 
     def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        self._env.close()
 
     def _picture(self, camera: str) -> np.ndarray:
         # As robosuite's own observations: OpenGL's first row is the lowest.

@@ -57,11 +57,6 @@ class EnvProcess:
             self._process.start()
         other_end.close()
 
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
     def assign(self, episode: Episode) -> None:
         self.episode = episode
         self._send(episode)

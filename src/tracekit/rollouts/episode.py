@@ -93,7 +93,7 @@ def baseline_driver(baseline: str, env: LiveEnv, episode: Episode) -> Driver:
     if baseline == SCRIPTED:
         if not env.has_expert:
             raise UsageError(f"{episode.env.name} has no scripted expert", hint="--policy: random, or a policy that was trained")
-        return lambda observe, step: Chunk(np.stack([env.expert_action()]))
+        return lambda observe, step: Chunk(np.array([env.expert_action()]))
     low, high = env.action_low, env.action_high
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise UsageError(f"actions of {episode.env.name} have no bounds, so none can be drawn at random")
