@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from demo_features import TOKENIZER, WORLD, expert, two_files, world
 from demo_recordings import pictures, write_recordings
 
-from tracekit.action import feature_cache
+from tracekit.action import feature_writer
 from tracekit.action.batch import ActionBatch, Features
 from tracekit.action.collate import ActionCollate
 from tracekit.action.config import ActionConfig
@@ -47,8 +47,8 @@ def model() -> Mu0:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "_FRAMES_PER_BLOCK", 4)
-    monkeypatch.setattr(feature_cache, "_BATCH", 3)
+    monkeypatch.setattr(feature_writer, "_FRAMES_PER_BLOCK", 4)
+    monkeypatch.setattr(feature_writer, "_BATCH", 3)
 
 
 def batches(index: DemoIndex, config: ActionConfig, cache: FeatureCache | None, size: int = 7) -> list[ActionBatch]:
@@ -203,7 +203,7 @@ def test_a_build_that_is_stopped_goes_on_after_the_last_block(
 _BUILD = """
 import sys, time
 from pathlib import Path
-import tracekit.action.feature_cache as feature_cache
+from tracekit.action import feature_cache, feature_writer
 from demo_features import TOKENIZER, expert, world
 from tracekit.action.demo_index import DemoIndex
 from tracekit.action.frozen import FrozenMu0
@@ -214,7 +214,7 @@ class Slow(Report):
         print("block", flush=True)
         time.sleep(float(sys.argv[2]))
 
-feature_cache._FRAMES_PER_BLOCK, feature_cache._BATCH = 4, 3
+feature_writer._FRAMES_PER_BLOCK, feature_writer._BATCH = 4, 3
 folder = Path(sys.argv[1])
 index = DemoIndex([folder / "one.h5", folder / "other.h5"])
 feature_cache.build_cache(folder / "cache", index, expert(), FrozenMu0(world(), expert()), TOKENIZER, report=Slow())
@@ -325,6 +325,9 @@ def test_a_memory_of_sources_that_is_spoilt_costs_time_only(tmp_path: Path, mode
         memory.write_text(content)
         build_cache(tmp_path / "cache", index, expert(), FrozenMu0(model, expert()), TOKENIZER)
         assert len(json.loads(memory.read_text())) >= 2
+    memory.unlink()
+    memory.mkdir()  # cannot be written
+    assert find_cache(tmp_path / "cache", index, expert(), world_digest(model), TOKENIZER) is not None
     assert not seen
 
 

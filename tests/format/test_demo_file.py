@@ -85,6 +85,16 @@ def test_masks_say_what_is_trained_on(tmp_path: Path, masks: dict[str, list[int]
     assert [head.split for head in DemoFile(path).demos] == expected
 
 
+def test_masks_of_texts_of_any_length_and_of_strangers(tmp_path: Path) -> None:
+    path = write_recordings(tmp_path / "d.h5", [2] * 3)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("mask/valid", data=["demo_1", "demo_77"], dtype=h5py.string_dtype())
+    assert [head.split for head in DemoFile(path).demos] == ["train", "valid", "train"]
+    replace(path, "mask/valid", np.arange(3))
+    with pytest.raises(BadDataError, match=r"mask/valid in .*d\.h5 is no list of names"):
+        DemoFile(path)
+
+
 def test_robocasa_says_what_is_done_in_the_facts_of_an_episode(tmp_path: Path) -> None:
     path = write_recordings(tmp_path / "d.h5", [2, 2])
     with h5py.File(path, "r+") as file:

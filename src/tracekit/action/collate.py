@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tracekit.action.batch import ActionBatch, Features
 from tracekit.action.dataset import ActionSample
-from tracekit.action.feature_cache import FrameFeatures
+from tracekit.action.feature_part import FrameFeatures
 from tracekit.mu0.text import Tokenizer
 
 

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from tracekit.action.augmentation import augmented
 from tracekit.action.config import ActionConfig
 from tracekit.action.demo_index import DemoIndex
-from tracekit.action.feature_cache import FeatureCache, FrameFeatures
+from tracekit.action.feature_cache import FeatureCache
+from tracekit.action.feature_part import FrameFeatures
 from tracekit.action.flow import draw_flow_times
 from tracekit.action.normalisation import Normalisation
 from tracekit.format.demo_file import DemoFile, DemoHead, DemoLayout
