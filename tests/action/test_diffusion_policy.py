@@ -164,9 +164,10 @@ def test_the_sentence_decides():
         actions=torch.stack([torch.ones(5, 3), -torch.ones(5, 3)]),
     )
     policy = build_head(SMALL, None)
-    fit(policy, both, 120)
-    opened, closed = policy.sample(both).mean(dim=1)
-    assert (opened - 1).abs().max() < 0.5 and (closed + 1).abs().max() < 0.5
+    fit(policy, both, 180)
+    many = torch.randn(2, 32, 5, 3, generator=torch.Generator().manual_seed(1))
+    opened, closed = policy.sample(dataclasses.replace(both, noise=many)).mean(dim=(1, 2, 3)).tolist()
+    assert opened > 0.5 and closed < -0.5
 
 
 @pytest.mark.parametrize("camera", ["image", "gripper"])

@@ -16,6 +16,9 @@ METHODS = ("flow", "diffusion")
 GRIPPER_FEATURES = ("dinov2", "stem", "none")
 QUERIES = ("grid", "entities")
 
+# The stem's narrowest layer is a quarter as wide, and is normalised in eight groups.
+STEM_WIDTHS = 32
+
 # Far beyond any network that is trained.
 _SIZES = {
     "width": 65_536,
@@ -80,6 +83,7 @@ class ActionConfig:
     grid_pool: int = 2
     """Features of this many by this many points are averaged to one token."""
     max_entities: int = 100
+    """Keypoints that are asked about at most, where they are those of entities. They are not averaged."""
 
     gripper_features: str = "dinov2"
     """Of the gripper camera: μ0's frozen DINOv2, a convolutional stem that is trained, or no such camera."""
@@ -120,6 +124,11 @@ class ActionConfig:
             raise ConfigurationError(f"{self.heads} heads cannot share {self.key_value_heads} key-value heads evenly")
         if self.head_width % 2 or self.width % 2:
             raise ConfigurationError("widths must be even: rotary positions and flow times come in pairs")
+        if self.stem_width % STEM_WIDTHS:
+            raise ConfigurationError(f"stem_width is {self.stem_width}", hint=f"it must be a multiple of {STEM_WIDTHS}")
+        if self.method == "diffusion" and (self.use_trace or self.gripper_features == "dinov2"):
+            what = "traces" if self.use_trace else "features of the gripper's camera"
+            raise ConfigurationError(f"the baseline has no world model whose {what} it could use", hint="it has eyes of its own: a stem")
         if self.grid % self.grid_pool:
             raise ConfigurationError(f"a grid of {self.grid} points a side cannot be averaged {self.grid_pool} by {self.grid_pool}")
 

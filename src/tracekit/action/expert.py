@@ -39,6 +39,8 @@ class ActionTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.layers: Any = nn.ModuleList(ActionLayer(config) for _ in range(config.layers))
+        # Nobody reads what comes out of the last layer of the prefix: this norm is never asked, and must not wait for a gradient.
+        self.layers[-1].prefix_mlp_norm.requires_grad_(False)
         self.norm = AdaptiveRMSNorm(config.width, config.norm_epsilon, gated=False)
         self.time: Any = nn.Sequential(nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width), nn.SiLU())
 
@@ -47,7 +49,6 @@ class ActionTransformer(nn.Module):
         turn = rotation(present.long().cumsum(dim=1) - 1, self.config.head_width, self.config.rope_base)
         keys, values = [], []
         for index, layer in enumerate(self.layers):
-            # Nobody reads what comes out of the last layer.
             prefix, key, value = layer.read(prefix, present, turn, is_last=index == len(self.layers) - 1)
             keys.append(key)
             values.append(value)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tracekit.action.batch import ActionBatch, Features
 from tracekit.action.config import ActionConfig
-from tracekit.mu0.bare_image import grid_points
+from tracekit.action.queries import cell_of, query_points
 from tracekit.mu0.batch import TraceBatch
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.local_features import DinoFeatures
@@ -46,10 +45,10 @@ class FrozenMu0:
     def __init__(self, model: Mu0, config: ActionConfig) -> None:
         self.model = model.requires_grad_(False).eval()
         self._config = config
-        # The same noise for every frame, in training as on the robot: features are then a function of what is seen.
+        # The same noise for every frame, in training as on the robot: features are then a function of what is seen. It is drawn for
+        # cells of the picture, so that a keypoint that moves a little keeps its noise, whichever row it stands in.
         generator = torch.Generator().manual_seed(_NOISE_SEED)
-        num_points = model.config.target_points
-        self._noise = torch.randn(config.grid**2, num_points, 3, generator=generator)
+        self._noise = torch.randn(config.grid**2, model.config.target_points, 3, generator=generator)
 
     @property
     def device(self) -> torch.device:
@@ -61,24 +60,32 @@ class FrozenMu0:
         if batch.features is not None:
             return batch.features
         assert batch.image is not None
-        question = question_about(batch.image, batch.text, batch.text_present, grid_points(self._config.grid), self.model.config)
+        config = self._config
+        uv, present = query_points(batch.image, config)
+        question = question_about(batch.image, batch.text, batch.text_present, uv, present, self.model.config)
         query = self.model.read(question, num_draws=1, for_inference=True, with_features=True)
         assert query.features is not None
-        trace = None
-        if self._config.use_trace:
-            noise = self._noise.to(batch.image.device).expand(len(batch), 1, -1, -1, -1)
+        trace = trace_present = None
+        if config.use_trace:
+            noise = self.noise_at(uv)
             at_noise = torch.ones(1, device=noise.device)  # the first of the solver's steps starts at μ0's tau = 1
-            hidden = self.model.hidden(query, noise, self.model.flow_time(at_noise))
-            trace = pooled(hidden[:, 0, :, -1], self._config.grid, self._config.grid_pool)
+            trace, trace_present = self.model.hidden(query, noise, self.model.flow_time(at_noise))[:, 0, :, -1], present
+            if config.queries == "grid":
+                trace = pooled(trace, config.grid, config.grid_pool)
+                trace_present = present.new_ones(trace.shape[:2])
         return Features(
             vlm=query.features,
             vlm_present=query.memory.present,
             words=self.model.vlm.text.embed_tokens(batch.text),
             words_present=batch.text_present,
             trace=trace,
-            trace_present=None if trace is None else torch.ones(trace.shape[:2], dtype=torch.bool, device=trace.device),
+            trace_present=trace_present,
             gripper=self.gripper(batch.gripper),
         )
+
+    def noise_at(self, uv: Tensor) -> Tensor:
+        """(B, 1, N, P, 3) of points (B, N, 2) in [-1, 1]."""
+        return self._noise.to(uv.device)[cell_of(uv, self._config.grid)][:, None]
 
     @torch.no_grad()
     def gripper(self, picture: Tensor | None) -> Tensor | None:
@@ -95,12 +102,10 @@ def pooled(hidden: Tensor, side: int, pool: int) -> Tensor:
     return cells.mean(dim=(2, 4)).flatten(1, 2)
 
 
-def question_about(image: Tensor, text: Tensor, text_present: Tensor, uv: np.ndarray, config: Mu0Config) -> TraceBatch:
-    """What μ0 is asked of pictures (B, 3, S, S) and points uv (N, 2) in [-1, 1] of which nothing else is known: no depth, no history."""
-    device, size, number = image.device, len(image), len(uv)
-    anchors = torch.zeros(size, number, 3, device=device)
-    anchors[..., :2] = torch.from_numpy(uv).to(device)
-    everywhere = torch.ones(size, number, dtype=torch.bool, device=device)
+def question_about(image: Tensor, text: Tensor, text_present: Tensor, uv: Tensor, present: Tensor, config: Mu0Config) -> TraceBatch:
+    """What μ0 is asked of pictures (B, 3, S, S) and points uv (B, N, 2), present (B, N), of which nothing else is known: no depth, no past."""
+    device, (size, number) = image.device, present.shape
+    anchors = torch.cat([uv, torch.zeros_like(uv[..., :1])], dim=-1)
 
     def nothing(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(size, number, *shape, dtype=dtype, device=device)
@@ -112,16 +117,16 @@ def question_about(image: Tensor, text: Tensor, text_present: Tensor, uv: np.nda
         depth_present=torch.zeros(size, dtype=torch.bool, device=device),
         text=text,
         text_present=text_present,
-        present=everywhere,
+        present=present,
         current=anchors,
         history=nothing(config.history, 3),
-        history_present=~everywhere,
+        history_present=torch.zeros_like(present),
         target=nothing(config.target_points, 3),
         target_valid=nothing(config.target_points, dtype=torch.bool),
         future=nothing(config.horizon, 3),
         valid_future=nothing(config.horizon, dtype=torch.bool),
         entity=torch.arange(number, device=device).expand(size, -1),
-        moving=everywhere,
+        moving=present,
         rigid_pair=torch.zeros(0, 2, dtype=torch.int64, device=device),
         rigid_weight=torch.zeros(0, device=device),
         noise=nothing(config.target_points, 3),

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tracekit.errors import ConfigurationError
 from tracekit.mu0.attention import join_heads
 
 
@@ -18,7 +19,9 @@ class GatedFusion(nn.Module):
     def __init__(self, vlm_width: int, trace_width: int, heads: int, gate_init: float) -> None:
         super().__init__()
         if vlm_width % heads:
-            raise ValueError(f"{vlm_width} numbers cannot be shared by {heads} heads")
+            raise ConfigurationError(
+                f"{vlm_width} numbers of the VLM cannot be shared evenly by {heads} heads", hint="fusion_heads must divide them"
+            )
         self.heads = heads
         self.norm = nn.LayerNorm(vlm_width)
         self.trace_proj = nn.Linear(trace_width, vlm_width)
