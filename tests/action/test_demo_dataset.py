@@ -21,6 +21,7 @@ from tracekit.errors import BadDataError, ConfigurationError
 from tracekit.format.demo_file import DemoLayout
 from tracekit.pictures import to_square
 from tracekit.report import Report
+from tracekit.training.loader import loader
 
 PLAIN = Normalisation("identity", (0.0,) * 2, (1.0,) * 2, (0.0,) * 3, (1.0,) * 3)
 
@@ -194,3 +195,24 @@ def test_a_batch_holds_the_samples_and_their_sentences(tmp_path: Path) -> None:
     assert batch.position.dtype == torch.int64 and batch.action_valid.dtype == torch.bool and batch.image.dtype == torch.uint8  # type: ignore[union-attr]
     without = ActionCollate(TOKENIZER)([dataset(files, config=expert(gripper_features="none"))[0]])
     assert without.gripper is None
+
+
+def test_workers_read_the_same_batches_and_their_errors_arrive_as_they_are(tmp_path: Path) -> None:
+    files = two_files(tmp_path)
+    samples = dataset(files, augment=True)
+    samples[0]  # the file is open here, too, when the workers begin
+    here = list(loader(samples, ActionCollate(TOKENIZER), 4, start=2, stop=40))
+    there = list(loader(samples, ActionCollate(TOKENIZER), 4, start=2, stop=40, num_workers=2))
+    assert [len(batch) for batch in there] == [4] * 9 + [2]
+    for one, other in zip(here, there, strict=True):
+        for field in dataclasses.fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert (a is None and b is None) or torch.equal(a, b), field.name
+    files[1].write_bytes(files[1].read_bytes()[:-1000])
+    with pytest.raises(BadDataError, match=r"other\.h5 is cut off"):
+        list(loader(dataset_of(samples), ActionCollate(TOKENIZER), 4, num_workers=1))
+
+
+def dataset_of(samples: DemoDataset) -> DemoDataset:
+    """As it comes to another process: without open files."""
+    return pickle.loads(pickle.dumps(samples))

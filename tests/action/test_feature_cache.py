@@ -29,7 +29,8 @@ from tracekit.action.config import ActionConfig
 from tracekit.action.dataset import DemoDataset
 from tracekit.action.demo_index import DemoIndex
 from tracekit.action.feature_cache import FeatureCache, build_cache, find_cache, world_digest
-from tracekit.action.frozen import FrozenMu0
+from tracekit.action.frozen import FrozenMu0, feature_widths
+from tracekit.action.model import ActionExpert
 from tracekit.action.normalisation import Normalisation
 from tracekit.errors import BadDataError, ResumableError, StorageError
 from tracekit.format.demo_file import DemoLayout
@@ -92,6 +93,22 @@ def test_cached_features_are_those_of_the_world_model_to_the_rounding_of_float16
             if present is not None:
                 one, other = one[present], other[present]
             torch.testing.assert_close(other.float(), one, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("gripper", ["dinov2", "stem"])
+def test_an_expert_says_the_same_of_cached_features(tmp_path: Path, model: Mu0, gripper: str) -> None:
+    index = DemoIndex(two_files(tmp_path))
+    config = expert(gripper_features=gripper, stem_width=32)
+    frozen = FrozenMu0(model, config)
+    widths = feature_widths(model)
+    torch.manual_seed(0)
+    head = ActionExpert(config, widths.vlm, widths.trace, widths.gripper).eval()
+    cache = build_cache(tmp_path / "cache", index, config, frozen, TOKENIZER)
+    for cached, batch in zip(batches(index, config, cache), batches(index, config, None), strict=True):
+        with torch.no_grad():
+            one, other = (head(dataclasses.replace(each, features=frozen.complete(each))) for each in (batch, cached))
+        torch.testing.assert_close(other, one, rtol=2e-3, atol=2e-3)
+        assert one.std() > 0.1
 
 
 def test_a_cache_is_found_without_a_world_model_and_only_when_it_is_whole(tmp_path: Path, model: Mu0) -> None:

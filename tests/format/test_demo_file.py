@@ -245,7 +245,6 @@ def _read_in_child(file: DemoFile, queue: multiprocessing.Queue) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*")
 def test_every_process_opens_the_file_for_itself(tmp_path: Path, method: str) -> None:
     file = DemoFile(write_recordings(tmp_path / "d.h5", [4, 5]))
     file.agentview("demo_0", 0)  # the parent has it open from now on
