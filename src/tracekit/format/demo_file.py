@@ -214,7 +214,7 @@ class DemoFile:
 
     def _actions_of(self, group: h5py.Group, key: str) -> np.ndarray:
         """(T, A) float32."""
-        values = self._numbers(group, "actions", key)
+        values = self._numbers(member(group, "actions", f"data/{key}/actions", self.path), "actions", key)
         if values.ndim != 2 or 0 in values.shape:
             raise BadDataError(f"the actions of {key} in {self.path} have shape {values.shape}, but (steps, numbers) is expected")
         stored = attribute(group, "num_samples", f"data/{key}", self.path)
@@ -242,11 +242,12 @@ class DemoFile:
             self._check_length(len(pictures), camera, key, num_steps)
         columns = []
         for name in layout.state:
-            if not isinstance(member(observations, name, f"data/{key}/obs/{name}", self.path), h5py.Dataset):
+            stored = member(observations, name, f"data/{key}/obs/{name}", self.path)
+            if not isinstance(stored, h5py.Dataset):
                 raise BadDataError(
                     f"{key} in {self.path} has no state `{name}`", hint=f"observations that may be states are: {_names(observations, 1, 2)}"
                 )
-            values = self._numbers(observations, name, key)
+            values = self._numbers(stored, name, key)
             if values.ndim not in (1, 2):
                 raise BadDataError(f"the state `{name}` of {key} in {self.path} has shape {values.shape}, but (steps, numbers) is expected")
             self._check_length(len(values), name, key, num_steps)
@@ -257,9 +258,8 @@ class DemoFile:
         if length != num_steps:
             raise BadDataError(f"{key} in {self.path} has {num_steps} actions, but {length} observations `{what}`")
 
-    def _numbers(self, group: h5py.Group, name: str, key: str) -> np.ndarray:
+    def _numbers(self, stored: h5py.Group | h5py.Dataset | None, name: str, key: str) -> np.ndarray:
         """A small dataset of finite numbers, float32."""
-        stored = member(group, name, f"{group.name}/{name}".lstrip("/"), self.path)
         if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "fiu":
             raise BadDataError(f"{key} in {self.path} has no numbers `{name}`")
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
