@@ -152,6 +152,16 @@ def test_a_fresh_expert_knows_nothing_of_the_frame():
     assert torch.equal(expert.sample(batch), expert.sample(other))
 
 
+def test_bfloat16_products_say_nearly_the_same():
+    expert, batch = expert_of(), batch_of()
+    exact, samples = expert(batch), expert.sample(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, rough_samples = expert(batch), expert.sample(batch)
+    assert rough.dtype == rough_samples.dtype == torch.float32
+    assert 0 < (rough - exact).abs().mean() < 0.02 * exact.mean()
+    assert (rough_samples - samples).abs().mean() < 0.03 * samples.abs().mean()
+
+
 @each_variant
 def test_every_trained_weight_has_a_gradient(config: ActionConfig):
     expert, batch = expert_of(config), batch_of(config=config)

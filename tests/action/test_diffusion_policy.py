@@ -143,6 +143,17 @@ def test_draws_frames_and_padded_words_do_not_see_each_other():
     torch.testing.assert_close(policy.sample(one), together[1:2, 1:], rtol=0, atol=1e-5)
 
 
+def test_bfloat16_products_say_nearly_the_same():
+    policy, batch = build_head(SMALL, None), batch_of(3)
+    fit(policy, batch, 3)
+    exact, samples = policy(batch), policy.sample(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, rough_samples = policy(batch), policy.sample(batch)
+    assert rough.dtype == rough_samples.dtype == torch.float32
+    assert 0 < (rough - exact).abs().mean() < 0.02 * exact.mean()
+    assert (rough_samples - samples).abs().mean() < 0.03 * samples.abs().mean()
+
+
 def test_overfits_and_gives_the_chunks_back():
     policy, batch = build_head(SMALL, None), batch_of(6)
     losses = fit(policy, batch, 250)

@@ -101,7 +101,8 @@ def spatial_softmax(maps: Tensor) -> Tensor:
     height, width = maps.shape[2:]
     weight = maps.flatten(2).float().softmax(dim=-1).unflatten(-1, (height, width))
     x, y = (torch.linspace(-1, 1, number, device=maps.device) for number in (width, height))
-    return torch.cat([weight.sum(dim=2) @ x, weight.sum(dim=3) @ y], dim=1).to(maps.dtype)
+    # No matrix products: autocast would round places to less than a pixel's worth.
+    return torch.cat([(weight.sum(dim=2) * x).sum(dim=-1), (weight.sum(dim=3) * y).sum(dim=-1)], dim=1).to(maps.dtype)
 
 
 class Denoiser(nn.Module):
