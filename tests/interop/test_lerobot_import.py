@@ -207,6 +207,18 @@ def _ragged(table: pa.Table) -> pa.Table:
     return _replaced(table, "action", pa.array(values, pa.list_(pa.float32())))
 
 
+def _wider(table: pa.Table) -> pa.Table:
+    return _replaced(table, "action", pa.array([[*row, 0.0] for row in table["action"].to_pylist()], pa.list_(pa.float32())))
+
+
+def _episodes(path: Path, key: str, value: Any) -> None:
+    """Change what meta/ says about the first episode."""
+    file = path / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[0][key] = value
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
 ROWS_21, ROWS_30 = "data/chunk-000/episode_000001.parquet", "data/chunk-000/file-000.parquet"
 VIDEO_21, VIDEO_30 = f"videos/chunk-000/{TOP}/episode_000001.mp4", f"videos/{TOP}/chunk-000/file-000.mp4"
 FAULTS: list[tuple[str, bool, Any, int, str]] = [
@@ -225,6 +237,14 @@ FAULTS: list[tuple[str, bool, Any, int, str]] = [
     ("v2.1", True, lambda path: (path / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "push"}\n'), 65, "is of task 1"),
     ("v3.0", True, lambda path: (path / "meta/tasks.parquet").unlink(), 66, "tasks.parquet does not exist"),
     ("v3.0", True, lambda path: shutil.rmtree(path / "meta/episodes"), 66, "holds no Parquet file"),
+    ("v2.1", True, lambda path: _table(path / ROWS_21, _wider), 65, "`action` has 4 numbers, but 3 in earlier episodes"),
+    ("v2.1", True, lambda path: _table(path / ROWS_21, lambda table: _replaced(table, TOP, table["index"])), 65, "holds no image"),
+    ("v3.0", True, lambda path: _table(path / ROWS_30, lambda table: _replaced(table, "action", table[TOP])), 65, "numbers are expected"),
+    ("v3.0", False, lambda path: (path / VIDEO_30).write_bytes(b"no video"), 65, "the video of episode 0"),
+    ("v3.0", False, lambda path: _episodes(path, f"videos/{TOP}/from_timestamp", float("nan")), 65, "from_timestamp is nan"),
+    ("v3.0", False, lambda path: _episodes(path, "dataset_from_index", -1), 65, "dataset_from_index is -1"),
+    ("v3.0", False, lambda path: _episodes(path, "episode_index", 2), 65, "lists episode 2 twice"),
+    ("v3.0", False, lambda path: _episodes(path, "length", 0), 65, "episode 0 has no steps"),
     ("v3.0", True, lambda path: (path / "meta/info.json").write_text('{"codebase_version": "v2.0"}'), 65, "codebase_version 'v2.0'"),
 ]
 
@@ -253,7 +273,7 @@ def test_a_packed_image_that_is_none(folders: dict[tuple[str, bool], Folder], tm
     path = copy(folders["v3.0", True], tmp_path / "set")
     table = pq.read_table(path / ROWS_30)
     cells = table[WRIST].to_pylist()
-    for bad, message in (({"bytes": b"GIF89a", "path": None}, "can be read"), ({"bytes": None, "path": "/etc/passwd"}, "only a path")):
+    for bad, message in (({"bytes": b"GIF89a", "path": None}, "can be read"), ({"bytes": None, "path": "/etc/passwd"}, "holds no image")):
         changed = [*cells[:7], bad, *cells[8:]]
         pq.write_table(_replaced(table, WRIST, pa.array(changed, table.schema.field(WRIST).type)), path / ROWS_30)
         with pytest.raises(BadDataError, match=message) as raised:

@@ -225,6 +225,8 @@ class _EpisodeReader:
         self.folder, self.chosen = folder, chosen
         self._report = report
         self._open: dict[tuple[str, ...], ParquetRows] = {}
+        self._sizes: dict[str, int] = {}
+        """How many numbers actions and states have, by column."""
         outcomes = [key for key in _OUTCOMES if key in folder.features]
         self._small = ("action", *chosen.state, *_ROWS, *outcomes)
 
@@ -245,6 +247,8 @@ class _EpisodeReader:
             if len({part.shape[1:] for part in values}) > 1:
                 raise BadDataError(f"{episode.rows}, {name}: `{column}` has rows of different lengths")
             columns[column] = np.concatenate(values)
+        for column in (*_ROWS, *(key for key in _OUTCOMES if key in columns)):
+            columns[column] = columns[column].reshape(episode.length, -1)[:, 0]
         if (columns["episode_index"] != episode.index).any() or (columns["frame_index"] != np.arange(episode.length)).any():
             raise BadDataError(
                 f"{episode.rows}: the rows of {name} are not its frames 0 to {episode.length - 1} in order",
@@ -252,8 +256,11 @@ class _EpisodeReader:
             )
         for column in ("action", *self.chosen.state):
             columns[column] = self._finite(columns[column], column, episode)
-        for column in (*_ROWS, *(key for key in _OUTCOMES if key in columns)):
-            columns[column] = columns[column].reshape(episode.length, -1)[:, 0]
+            size = self._sizes.setdefault(column, columns[column].shape[1])
+            if columns[column].shape[1] != size:
+                raise BadDataError(
+                    f"{episode.rows}, {name}: `{column}` has {columns[column].shape[1]} numbers, but {size} in earlier episodes"
+                )
         if not np.isfinite(columns["timestamp"]).all():
             raise BadDataError(f"{episode.rows}, {name}: a timestamp is not a number")
         if "next.reward" in columns:
@@ -265,7 +272,7 @@ class _EpisodeReader:
         row = 0
         for batch in self._batches(episode, (camera,)):
             for value in batch.column(camera):
-                yield packed_image(value.as_py(), f"{episode.rows}, {self.folder.name(episode)}, row {row}: `{camera}`")
+                yield packed_image(value, f"{episode.rows}, {self.folder.name(episode)}, row {row}: `{camera}`")
                 row += 1
 
     def language(self, columns: dict[str, np.ndarray], name: str) -> str:

@@ -72,7 +72,10 @@ class EpisodeVideos:
             raise MissingInputError(
                 f"{path}, the video of {name}, does not exist", hint="the dataset is not complete: was all of it downloaded?"
             )
-        clip, opened = video.open_clip(path, report=self._report)
+        try:
+            clip, opened = video.open_clip(path, report=self._report)
+        except BadDataError as error:
+            raise BadDataError(f"the video of {name} cannot be used: {error.message}") from None
         opened.close()
         if max(clip.source_width, clip.source_height) > LARGEST_SIDE:
             raise BadDataError(f"{path} has {clip.source_width} x {clip.source_height} pixels; no side may be longer than {LARGEST_SIDE}")
@@ -82,11 +85,14 @@ class EpisodeVideos:
         return self._frames
 
 
-def packed_image(value: Any, where: str) -> np.ndarray:
-    """The picture (H, W, 3) uint8 RGB in a cell {"bytes": ..., "path": ...} of a row. Raises BadDataError naming `where`."""
-    content = value.get("bytes") if isinstance(value, dict) else None
+def packed_image(cell: Any, where: str) -> np.ndarray:
+    """The picture (H, W, 3) uint8 RGB in a cell {"bytes": ..., "path": ...} of a row, pyarrow's scalar. Raises BadDataError naming `where`."""
+    try:
+        content = cell["bytes"].as_py() if cell.is_valid else None
+    except (KeyError, TypeError):  # no struct, or one of other parts
+        content = None
     if not isinstance(content, bytes):
-        raise BadDataError(f"{where} holds no image, only a path" if isinstance(value, dict) else f"{where} holds no image")
+        raise BadDataError(f"{where} holds no image", hint="an image must lie in the row itself; a path to one will not do")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next lines refuse what is too large

@@ -15,6 +15,8 @@ _ROWS_AT_A_TIME = 64
 _MOST_ROWS = 1 << 31
 _MOST_BYTES_OF_A_GROUP = 8 << 30
 """Unpacked, of the columns that are read."""
+_MOST_NUMBERS = 1 << 16
+"""In a row of one column."""
 
 
 def arrow() -> Any:
@@ -136,6 +138,8 @@ def numbers(batch: Any, column: str, where: str) -> np.ndarray:
         if values.null_count or len(distinct) > 1:
             raise BadDataError(f"{where}: `{column}` has rows of different lengths, or without a value")
         length = distinct.pop() if distinct else 0
+        if not 0 < length <= _MOST_NUMBERS:
+            raise BadDataError(f"{where}: `{column}` has {length} numbers a row")
         values = values.flatten()
         kind = values.type
     is_number = pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)
