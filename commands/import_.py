@@ -155,6 +155,18 @@ class LerobotChoice(DemoChoice):
     state: str = parameter("observation.state", "Features that make up the state of the robot, by comma.")
 
 
+@dataclass(frozen=True)
+class RobocasaChoice(DemoChoice):
+    """For RoboCasa: in which order its actions are wanted."""
+
+    action_order: str = parameter(
+        "dataset",
+        "Order of the 12 numbers of an action: that of the folder, which `rollout` has too, or that of the simulator and of RoboCasa's raw"
+        " HDF5 files.",
+        choices=("dataset", "environment"),
+    )
+
+
 class ImportDemosCommand:
     """A folder of a LeRobotDataset in, a file of demonstrations out."""
 
@@ -190,7 +202,7 @@ class ImportDemosCommand:
                 names = choice.agentview or robocasa_import.AGENTVIEW, choice.gripper or robocasa_import.GRIPPER
                 cameras = lerobot_import.choose_cameras(folder, *names, report)
                 state = (robocasa_import.STATE,)
-                recording = robocasa_import.recording_of(folder, report)
+                recording = robocasa_import.recording_of(folder, choice.action_order, report)
             lerobot_import.import_lerobot(
                 folder,
                 lerobot_import.Chosen(*cameras, state, choice.max_size),
@@ -257,8 +269,8 @@ command = ImportCommand(
     ),
     ImportDemosCommand(
         "robocasa",
-        DemoChoice,
-        "Bring in demonstrations of RoboCasa's LeRobot folders, actions in the order of its environment (extra `lerobot`)."
+        RobocasaChoice,
+        "Bring in demonstrations of RoboCasa's LeRobot folders (extra `lerobot`)."
         "\n\nReads: such a folder, the cameras robot0_agentview_left and robot0_eye_in_hand.  Writes: a file of demonstrations."
         "\n\nExample:  tracekit import robocasa OpenDrawer/20250816/lerobot --episodes 0:50 -o demos.h5",
     ),

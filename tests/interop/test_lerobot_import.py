@@ -147,6 +147,8 @@ def test_outcomes_one_number_actions_and_a_split_of_their_own(tmp_path: Path) ->
         ({"episodes": "7:9"}, "has episodes 0 to 2"),
         ({"episodes": "a"}, "give numbers and ranges"),
         ({"episodes": "1:2:3"}, "give numbers and ranges"),
+        ({"episodes": "1 2"}, "give numbers and ranges"),
+        ({"episodes": "1,"}, "give numbers and ranges"),
     ],
 )
 def test_wrong_choices_name_what_there_is(

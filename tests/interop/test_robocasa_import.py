@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from lerobot_folders import Episode, Folder, picture
-from tracekit.commands.import_ import DemoChoice, command
+from tracekit.commands.import_ import RobocasaChoice, command
 
 from tracekit.errors import BadDataError
 from tracekit.format.demo_file import DemoFile
@@ -40,7 +40,7 @@ IN_THE_ENVIRONMENT = [6, 7, 8, 9, 10, 11, 12, 1, 2, 3, 4, 5]
 
 def bring_in(folder: Path, output: Path, **choice: Any) -> None:
     (kind,) = (kind for kind in command.kinds if kind.name == "import robocasa")
-    kind.run([str(folder)], DemoChoice(output=str(output), **choice))
+    kind.run([str(folder)], RobocasaChoice(output=str(output), **choice))
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def write_modality(path: Path, slices: dict[str, dict[str, tuple[int, int]]]) ->
     (path / "meta" / "modality.json").write_text(json.dumps(content))
 
 
-def test_actions_come_in_the_order_of_the_environment(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_folder_holds_comes_over(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "demos.h5"
     bring_in(folder.path.parent, output)
     assert "cameras:" not in capsys.readouterr().err  # nothing is guessed
     with DemoFile(output) as file:
-        assert file.actions("demo_1")[0].tolist() == [number / 16 for number in IN_THE_ENVIRONMENT]
+        np.testing.assert_array_equal(file.actions("demo_1"), folder.episodes[1].actions.astype(np.float32))
         np.testing.assert_array_equal(file.states("demo_1"), folder.episodes[1].states.astype(np.float32))
         assert file.demos[0].language == folder.tasks[0]
         for place, seen in zip((1, 0), file.pictures("demo_1", 2), strict=True):  # left agentview, eye in hand
@@ -81,6 +81,13 @@ def test_actions_come_in_the_order_of_the_environment(folder: Folder, tmp_path: 
         assert json.loads(stored["data"].attrs["env_args"]) == ENV_ARGS
         assert json.loads(stored["data/demo_1"].attrs["ep_meta"])["layout_id"] == 1
         assert stored["data/demo_0/rewards"][:].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_actions_in_the_order_of_the_raw_files(folder: Folder, tmp_path: Path) -> None:
+    bring_in(folder.path, tmp_path / "demos.h5", action_order="environment")
+    with DemoFile(tmp_path / "demos.h5") as file:
+        assert file.actions("demo_1")[0].tolist() == [number / 16 for number in IN_THE_ENVIRONMENT]
+        assert file.actions("demo_0")[4].tolist() == [(number + 0.5) / 16 for number in IN_THE_ENVIRONMENT]
 
 
 def test_another_camera_and_no_extras(folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,9 @@ class Recording:
     env_args: dict[str, Any]
     """robomimic's description of the environment."""
     actions: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
-    """Brings actions (T, a) into the order of the environment."""
+    """Brings actions (T, a) into another order."""
     about: Callable[[LerobotEpisode], dict[str, Any] | None] = lambda episode: None
     """How the environment begins an episode again; None where nobody says."""
-    inputs: list[str] = field(default_factory=list)
 
 
 def env_args_of(folder: LerobotFolder) -> dict[str, Any]:
@@ -126,15 +125,14 @@ def choose_episodes(folder: LerobotFolder, text: str | None) -> list[LerobotEpis
     if text is None:
         return folder.episodes
     last = folder.episodes[-1].index
-    wanted: set[int] = set()
+    wanted: list[range] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})?\s*(:)?\s*(\d{1,9})?\s*", part, re.ASCII)
-        if not match or not any(match.groups()) or (match[2] is None and match[1] is None):
+        match = re.fullmatch(r"(\d{1,9})|(\d{0,9}):(\d{0,9})", part.strip(), re.ASCII)
+        if not match:
             raise UsageError(f"--episodes is {text!r}", hint="give numbers and ranges, for example 0:50 or 3,7,20:30")
-        start = int(match[1] or 0)
-        stop = start + 1 if match[2] is None else int(match[3]) if match[3] is not None else last + 1
-        wanted.update(range(start, min(stop, last + 1)))
-    chosen = [episode for episode in folder.episodes if episode.index in wanted]
+        one, start, stop = match.groups()
+        wanted.append(range(int(one), int(one) + 1) if one else range(int(start or 0), int(stop) if stop else last + 1))
+    chosen = [episode for episode in folder.episodes if any(episode.index in numbers for numbers in wanted)]
     if not chosen:
         raise UsageError(f"--episodes {text} takes none", hint=f"{folder.path} has episodes {folder.episodes[0].index} to {last}")
     return chosen
@@ -169,7 +167,7 @@ def import_lerobot(
                 argv=argv,
                 version=__version__,
                 parameters=parameters,
-                inputs=[hashlib.sha256((folder.path / "meta" / "info.json").read_bytes()).hexdigest(), *recording.inputs],
+                inputs=[hashlib.sha256((folder.path / "meta" / "info.json").read_bytes()).hexdigest()],
                 counts=report.counts,
                 notes=report.notes,
             )

@@ -1,4 +1,4 @@
-"""RoboCasa's LeRobot folders as our demonstrations: actions in the order of the environment, as its raw HDF5 files have them.
+"""RoboCasa's LeRobot folders as our demonstrations.
 
 Beside what every LeRobotDataset has, such a folder says how the numbers are ordered (meta/modality.json), and how the environment and
 each episode begin (extras/dataset_meta.json, extras/episode_000000/ep_meta.json).
@@ -21,6 +21,9 @@ from tracekit.interop.lerobot_layout import LerobotEpisode, LerobotFolder, open_
 from tracekit.interop.robocasa import ACTION_PARTS, ACTION_SIZE, STATE_PARTS, STATE_SIZE, environment_from_dataset
 from tracekit.report import Report
 
+ACTION_ORDERS = {"dataset": lambda actions: actions, "environment": environment_from_dataset}
+"""Orders in which actions (..., 12) may be written: that of the folder, which `tracekit rollout` and the authors' policies have too, and
+that of the simulator and of RoboCasa's raw HDF5 files."""
 AGENTVIEW, GRIPPER = "robot0_agentview_left", "robot0_eye_in_hand"
 STATE = "observation.state"
 _ROBOSUITE = 1
@@ -51,8 +54,8 @@ def open_robocasa(path: Path) -> LerobotFolder:
     return folder
 
 
-def recording_of(folder: LerobotFolder, report: Report) -> Recording:
-    """What RoboCasa keeps beside the rows. What is not there is left out, with a note."""
+def recording_of(folder: LerobotFolder, action_order: str, report: Report) -> Recording:
+    """What RoboCasa keeps beside the rows. What is not there is left out, with a note. `action_order` is one of ACTION_ORDERS."""
     meta = folder.path / "extras" / "dataset_meta.json"
     env_args: dict[str, Any] = {"env_name": "robocasa", "type": _ROBOSUITE, "env_kwargs": {}}
     if meta.exists():
@@ -73,13 +76,12 @@ def recording_of(folder: LerobotFolder, report: Report) -> Recording:
             raise BadDataError(f"{path} is longer than {_MOST_ABOUT_BYTES} bytes")
         return content
 
-    return Recording("import robocasa", env_args, _in_order, about)
+    def ordered(actions: np.ndarray) -> np.ndarray:
+        if actions.shape[1] != ACTION_SIZE:
+            raise BadDataError(f"actions of {folder.path} have {actions.shape[1]} numbers, but RoboCasa's have {ACTION_SIZE}")
+        return ACTION_ORDERS[action_order](actions)
 
-
-def _in_order(actions: np.ndarray) -> np.ndarray:
-    if actions.shape[1] != ACTION_SIZE:
-        raise BadDataError(f"actions have {actions.shape[1]} numbers, but RoboCasa's have {ACTION_SIZE}")
-    return environment_from_dataset(actions)
+    return Recording("import robocasa", env_args, ordered, about)
 
 
 def _order(parts: Any) -> dict[str, tuple[Any, Any]]:
