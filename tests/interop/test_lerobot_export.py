@@ -16,7 +16,7 @@ import pytest
 from tracekit.commands.export import DemoFolderOptions, LerobotExport
 from tracekit.commands.import_ import LerobotChoice, command
 
-from tracekit.errors import BadDataError, CannotCreateError, UsageError
+from tracekit.errors import BadDataError, CannotCreateError, UnavailableError, UsageError
 from tracekit.format.demo_file import DemoFile
 from tracekit.format.demos import Demo, merge_demos, write_demo
 from tracekit.format.demos_writer import DemoRecord, new_demos
@@ -216,6 +216,15 @@ def test_damage_is_named_and_nothing_is_left(
     with pytest.raises(error, match=message):
         export(path, tmp_path / "set", images=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["bad.h5"]
+
+
+def test_without_pyarrow_both_ways_say_what_to_install(demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for attempt in (lambda: export(demos, tmp_path / "set"), lambda: bring_in(tmp_path, tmp_path / "demos.h5")):
+        with pytest.raises(UnavailableError, match="pyarrow") as raised:
+            attempt()
+        assert "tracekit[lerobot]" in raised.value.hint
+    assert not any(tmp_path.iterdir())
 
 
 def peak(*arguments: object) -> int:

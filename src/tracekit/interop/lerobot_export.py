@@ -137,12 +137,10 @@ class _Exporter:
     def _rate(self, of_environment: float | None) -> int:
         if self._parameters.fps is not None:
             return self._parameters.fps
-        rates = {outcome.fps for outcome in self._outcomes if outcome.fps is not None} or {of_environment}
+        rates = {outcome.fps for outcome in self._outcomes if outcome.fps is not None}
         if len(rates) > 1:
-            raise UsageError(
-                f"{self._file.path} holds demonstrations of several rates: {sorted(map(str, rates))}", hint="say one with --fps"
-            )
-        rate = rates.pop()
+            raise UsageError(f"{self._file.path} holds demonstrations of several rates: {sorted(rates)}", hint="say one with --fps")
+        rate = rates.pop() if rates else of_environment
         if rate is None:
             self._report.note(f"the file does not say how many steps a second has: {_DEFAULT_FPS} taken (--fps)")
             return _DEFAULT_FPS

@@ -79,6 +79,7 @@ class LerobotFolder:
 def open_lerobot(path: Path) -> LerobotFolder:
     """Read meta/. Raises MissingInputError for a folder or a file that is not there, BadDataError for another version, for templates that
     lead out of the folder, and for anything that is not what it should be; UnavailableError without pyarrow."""
+    arrow()
     if not path.is_dir():
         raise MissingInputError(f"{path} is no folder", hint="give the folder of a LeRobotDataset, with meta/ in it")
     info_path = path / "meta" / "info.json"
