@@ -74,10 +74,11 @@ def run(
     number: int,
     policy: TowardsGoal | None = None,
     num_envs: int = 1,
+    at_once: int = 1,
     baseline: str = "",
     recording: RecordingPlan = RecordingPlan(),
 ) -> Outcome:
-    decider = Decider(policy, EXECUTE, recording.videos is not None, lambda facts: None) if policy else None
+    decider = Decider(policy, EXECUTE, recording.videos is not None, lambda facts: None, at_once) if policy else None
     plan = EpisodePlan(baseline, None, recording)
     return run_episodes(episodes(kind, number), plan, decider, num_envs=num_envs, stall_timeout=STALL, report=Report())
 
@@ -102,8 +103,8 @@ def nothing_is_left() -> object:
 def test_the_number_of_processes_has_no_influence() -> None:
     alone = run("Point", 8, TowardsGoal())
     policy = TowardsGoal(delay=0.05)
-    together = run("Point", 8, policy, num_envs=3)
-    assert together.results == alone.results
+    together = run("Point", 8, policy, num_envs=3, at_once=3)
+    assert together.results == alone.results == run("Point", 8, TowardsGoal(), num_envs=2).results
     assert 2 <= sum(result.success for result in alone.results) <= 8 and len({result.steps for result in alone.results}) > 2
     assert max(policy.batch_sizes) > 1, "environments that wait are decided for together"
     assert together.num_plans == alone.num_plans == len(policy.moments) and together.seconds_planning > 0.05

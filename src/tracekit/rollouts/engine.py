@@ -1,4 +1,4 @@
-"""Many episodes: environments in processes of their own, and a policy here that decides for all that wait at once.
+"""Many episodes: environments in processes of their own, and a policy here that decides for all of them.
 
 What comes out of an episode follows from its seed alone; how many environments there are, which of them runs it and what happened before
 do not matter, as long as what the policy plans for one robot does not depend on the others (see `tracekit.action.policy`).
@@ -37,6 +37,9 @@ class Decider(Generic[P]):
     """Also ask what its world model expects to happen."""
     check: Callable[[EnvFacts], None]
     """Raises TracekitError for an environment that the policy cannot act in."""
+    at_once: int = 1
+    """Robots that are planned for in one call, at most. With 1, one environment goes on while the next is planned for; more pay off where
+    a batch takes hardly longer than one."""
 
 
 @dataclass
@@ -94,7 +97,6 @@ def run_episodes(
             if waiting:
                 assert decider is not None
                 _answer(waiting, decider, outcome)
-                waiting.clear()
     finally:
         for process in crew:
             process.stop()
@@ -103,16 +105,18 @@ def run_episodes(
 
 
 def _answer(waiting: dict[EnvProcess, Question], decider: Decider[Any], outcome: Outcome) -> None:
-    """One batch for all that wait."""
+    """Decide for those that have waited longest, in one batch."""
     from tracekit.action.policy import Moment
 
-    observations = [question.observation for question in waiting.values()]
-    moments = [Moment(process.episode.seed, question.step) for process, question in waiting.items()]
+    processes = list(waiting)[: decider.at_once]
+    questions = [waiting.pop(process) for process in processes]
+    observations = [question.observation for question in questions]
+    moments = [Moment(process.episode.seed, question.step) for process, question in zip(processes, questions, strict=True)]
     start = time.perf_counter()
     plans = decider.policy.plan(observations, moments)
     outcome.seconds_planning += time.perf_counter() - start
     outcome.num_plans += len(plans)
-    for process, observation, moment, actions in zip(waiting, observations, moments, plans, strict=True):
+    for process, observation, moment, actions in zip(processes, observations, moments, plans, strict=True):
         if not np.isfinite(actions).all():
             raise BadDataError(f"the policy's actions for {process.episode.name}, step {moment.step}, are not finite")
         traces = decider.policy.foresee(observation, moment) if decider.with_traces else None
