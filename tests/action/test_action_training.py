@@ -344,6 +344,13 @@ def test_a_baseline_needs_no_world_model(demos: Path, tmp_path: Path) -> None:
     assert policy.frozen is None and policy.image_size == 32 and policy.config.method == "diffusion"
 
 
+def test_a_run_that_starts_anew_without_a_world_model_keeps_none(world: Path, demos: Path, tmp_path: Path) -> None:
+    run = train(plan(world, demos, steps=1), tmp_path / "run")
+    assert (run.path / "world_model").exists()
+    train(plan(None, demos, steps=1, head={"head": "diffusion-nano"}), run.path, force=True)
+    assert not (run.path / "world_model").exists() and load_policy(run.path).frozen is None
+
+
 # --- validation
 
 

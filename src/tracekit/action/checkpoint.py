@@ -218,17 +218,24 @@ def load_policy(
     return LoadedPolicy(expert, frozen, statistics, world.tokenizer(download=download), description, checkpoint.folder)
 
 
-def keep_world_model(source: mu0_checkpoint.Checkpoint, run: Path) -> None:
-    """Copy a world model into the folder of a run, without the state of its training; where it is already, nothing happens."""
+def keep_world_model(source: mu0_checkpoint.Checkpoint | None, run: Path) -> None:
+    """Copy a world model into the folder of a run, without the state of its training; where it is already, nothing happens.
+
+    Another one that is there goes, and so does any where `source` is None.
+    """
     folder = run / WORLD_MODEL
-    if folder.exists():
-        try:
-            if mu0_checkpoint.Checkpoint(folder).digest == source.digest:
-                return
-        except (BadDataError, MissingInputError):
-            pass  # damaged, or of an older run: it is written anew
-        remove_folder(folder)
-    mu0_checkpoint.copy_for_use(source, folder)
+    if source is not None and _is_the_same(source, folder):
+        return
+    remove_folder(folder)
+    if source is not None:
+        mu0_checkpoint.copy_for_use(source, folder)
+
+
+def _is_the_same(source: mu0_checkpoint.Checkpoint, folder: Path) -> bool:
+    try:
+        return mu0_checkpoint.Checkpoint(folder).digest == source.digest
+    except (BadDataError, MissingInputError):
+        return False  # damaged, or not there
 
 
 def _trained_on(content: Any, where: str) -> TrainedOn:

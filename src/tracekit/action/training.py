@@ -146,9 +146,8 @@ class ActionLearner:
         self.validation = self._make_validation(processes, report)
 
     def begin(self, run: RunFolder) -> None:
-        """A run holds all that its policies need."""
-        if self._plan.world is not None:
-            keep_world_model(self._plan.world.checkpoint, run.path)
+        """A run holds the world model that its policies need, and no other."""
+        keep_world_model(self._plan.world.checkpoint if self._plan.world is not None else None, run.path)
 
     def prepared(self, batch: ActionBatch) -> ActionBatch:
         return self.objective.prepared(batch)

@@ -157,7 +157,9 @@ def find_checkpoint(path: Path) -> Path:
     run = RunFolder(path)
     found = (run.best() or run.last()) if run.is_run else None
     if found is None:
-        raise MissingInputError(f"there is no checkpoint in {path}", hint="tracekit pretrain CORPUS -o RUN makes them")
+        raise MissingInputError(
+            f"there is no checkpoint in {path}", hint="tracekit pretrain makes those of world models, tracekit finetune those of policies"
+        )
     return found
 
 
