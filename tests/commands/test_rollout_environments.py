@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import av
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from action.finetune_cases import plan, train, write_world_model
 from rollouts.point_world import SIDE
-from run_command import tracekit
+from run_command import PROGRAM, environment, tracekit
 from simulator import simulator  # noqa: F401
 
 from tracekit import cli
@@ -198,3 +201,34 @@ def test_the_scripted_expert_as_a_user_runs_it() -> None:
     content = json.loads(done.stdout)
     assert content["success_rate"] == 1 and content["mean_steps_to_success"] < 120 and content["seconds_per_plan"] is None
     assert content["versions"].keys() == {"tracekit", "metaworld", "mujoco"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_it_leaves_nothing_behind(tmp_path: Path, number: int, code: int) -> None:
+    """In the middle of episodes that hang: no process, no parts, no output."""
+    env = environment({"PYTHONPATH": str(Path(__file__).parents[1])})
+    arguments = (
+        "--env",
+        "rollouts.point_world:HangWorld-v0",
+        *KEYS,
+        "--policy",
+        "random",
+        "--num-envs",
+        "2",
+        "-o",
+        str(tmp_path / "all.h5"),
+    )
+    process = subprocess.Popen([*PROGRAM, "rollout", *arguments], env=env, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    hanging: list[str] = []
+    for _ in range(120):
+        if len(hanging) == 2:  # both are in the middle of an episode
+            break
+        time.sleep(0.5)
+        hanging = [child for child in children.read_text().split() if "sleep" in Path(f"/proc/{child}/wchan").read_text()]
+    assert len(hanging) == 2
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert not any(Path(f"/proc/{child}").exists() for child in hanging)
+    assert list(tmp_path.iterdir()) == []

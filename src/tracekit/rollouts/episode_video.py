@@ -14,6 +14,7 @@ from tracekit.format.atomic import new_file
 from tracekit.trace_pictures import LEAST_WIDTH, draw_paths
 from tracekit.video_writer import write_video
 
+_MOST_PATHS = 64
 _LETTERS = 15
 """Height, pixels."""
 _END_SECONDS = 1.0
@@ -53,7 +54,7 @@ def _frames(
         picture = enlarged(picture)
         expected = traces[min(step, num_steps - 1)]
         if expected is not None:
-            picture = draw_paths(picture, expected)
+            picture = draw_paths(picture, expected, most_paths=_MOST_PATHS)
         ended = step == num_steps
         outcome, colour = (("done", _DONE) if success else ("not done", _NOT_DONE)) if ended else (f"step {step}", INK)
         frame = captioned(picture, sentence, outcome, colour)
