@@ -9,7 +9,7 @@ import pytest
 
 from tracekit.drawing import entity_colour
 from tracekit.records import Predictions
-from tracekit.trace_pictures import EvenlySpread, draw_predictions, draw_truth, prediction_sheet
+from tracekit.trace_pictures import EvenlySpread, draw_paths, draw_predictions, draw_truth, prediction_sheet
 
 WIDTH, HEIGHT = 640, 480
 GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
@@ -102,6 +102,15 @@ def test_far_and_endless_traces_do_no_harm() -> None:
     predictions.traces[0] = 1e30
     predictions.traces[1, :, 3:] = -1e5
     assert np.array_equal(draw_predictions(GREY, predictions, 0)[: HEIGHT // 8], GREY[: HEIGHT // 8])
+
+
+def test_paths_that_lead_nowhere_are_not_drawn() -> None:
+    paths = np.zeros((2, 5, 3))
+    paths[:, :, 0] = [[-0.5] * 5, np.linspace(0.1, 0.6, 5)]
+    drawn = draw_paths(GREY, paths)
+    still, moving = (np.abs(part.astype(int) - GREY[0, 0]).max() for part in np.array_split(drawn, 2, axis=1))
+    assert still == 0 and moving > 50
+    assert np.array_equal(draw_paths(GREY, paths[:1]), GREY) and drawn.shape == GREY.shape
 
 
 @pytest.mark.parametrize(("number", "length"), [(6, 100), (6, 7), (6, 3), (1, 50), (3, 0)])

@@ -102,7 +102,7 @@ def draw_paths(frame: np.ndarray, paths: np.ndarray, *, most_paths: int = MOST_T
 
     Of more than `most_paths`, some that are spread over the frame.
     """
-    uv = paths[:, :, :2].astype(np.float64)
+    uv = paths[:, :, :2].astype(np.float64)  # however far a path leads, its length is a number
     length = np.linalg.norm(np.ptp(uv, axis=1), axis=1)
     rows = np.flatnonzero(length > _SHORTEST_PATH)
     rows = rows[_spread(uv[rows, 0], length[rows], most_paths)]
@@ -113,6 +113,8 @@ def draw_paths(frame: np.ndarray, paths: np.ndarray, *, most_paths: int = MOST_T
 def _rows_to_draw(predictions: Predictions, sample: int, most: int) -> np.ndarray:
     """At most `most` rows of a sample, spread over the frame."""
     rows = np.flatnonzero(predictions.sample == sample)
+    if len(rows) <= most:
+        return rows
     uv = predictions.anchor[rows, :2]
     moved = np.linalg.norm(predictions.traces[rows, :, -1, :2] - uv[:, None], axis=-1).mean(axis=1)
     return rows[_spread(uv, moved, most)]

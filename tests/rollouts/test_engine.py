@@ -26,7 +26,6 @@ from tracekit.rollouts.outputs import Outputs
 from tracekit.rollouts.recording import RecordingPlan
 
 HORIZON, EXECUTE = 6, 4
-STALL = 60.0
 
 
 class TowardsGoal:
@@ -77,10 +76,11 @@ def run(
     at_once: int = 1,
     baseline: str = "",
     recording: RecordingPlan = RecordingPlan(),
+    stall_timeout: float = 60.0,
 ) -> Outcome:
     decider = Decider(policy, EXECUTE, recording.videos is not None, lambda facts: None, at_once) if policy else None
     plan = EpisodePlan(baseline, None, recording)
-    return run_episodes(episodes(kind, number), plan, decider, num_envs=num_envs, stall_timeout=STALL, report=Report())
+    return run_episodes(episodes(kind, number), plan, decider, num_envs=num_envs, stall_timeout=stall_timeout, report=Report())
 
 
 def going_wrong(kind: str, number: int) -> list[int]:
@@ -167,9 +167,8 @@ def test_a_simulator_that_raises_costs_its_episode(capfd: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollouts.test_engine.STALL", 15.0)
-    outcome = run("Hang", 6, TowardsGoal(), num_envs=2)
+def test_a_process_that_hangs_is_ended() -> None:
+    outcome = run("Hang", 6, TowardsGoal(), num_envs=2, stall_timeout=15.0)
     failed = [result for result in outcome.results if result.error]
     assert [result.number for result in failed] == going_wrong("Hang", 6)
     assert all("no progress for 15 s" in result.error for result in failed)
@@ -195,7 +194,7 @@ def test_what_a_policy_cannot_do_is_checked_before_it_is_asked() -> None:
             EpisodePlan("", None, RecordingPlan()),
             Decider(policy, EXECUTE, False, refuse),
             num_envs=1,
-            stall_timeout=STALL,
+            stall_timeout=60,
             report=Report(),
         )
     assert not policy.moments
