@@ -69,7 +69,7 @@ class EnvironmentOptions:
     )
     size: str | None = parameter(
         None,
-        "Width and height of the pictures that the policy is shown; those that it has learnt from when not given, or 256x192. Gymnasium environments have a size of their own.",
+        "Width and height of the pictures that the policy is shown; those that it has learnt from when not given, or 256x192. Gymnasium decides itself.",
     )
     camera: str = parameter("", "The camera that sees the scene, or its key in a Gymnasium environment's observations.")
     gripper_camera: str = parameter("", "The camera on the gripper, likewise.")
