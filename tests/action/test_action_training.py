@@ -138,6 +138,14 @@ def test_what_is_padded_has_no_influence() -> None:
     errors = expert(batch).detach()
     expected = np.mean([float(errors[b, r, t, a]) for b, t in valid.nonzero().tolist() for r in range(2) for a in range(SMALL.action_size)])
     assert loss == pytest.approx(expected, rel=1e-5)
+    after = ~valid[:, None, :, None]
+    longer = dataclasses.replace(
+        batch, actions=torch.where(after[:, 0], 5.0, batch.actions), noise=torch.where(after, batch.noise.flip(0) - 3, batch.noise)
+    )
+    other, other_slope = gradient(longer)
+    assert other == pytest.approx(loss, rel=1e-6)
+    for name in slope:
+        torch.testing.assert_close(other_slope[name], slope[name], rtol=1e-5, atol=1e-6)
     infinite = torch.where(valid[:, None, :, None], expert(batch).detach(), torch.inf)
     assert float(objective.losses(infinite, batch, objective.counts(batch))["loss"]) == loss
 

@@ -220,3 +220,20 @@ def test_the_preset_is_about_as_large_as_nano():
             return sum(value.numel() for value in build_head(config, FeatureWidths(256, 192, 0)).parameters())
 
     assert weights("diffusion-nano") == pytest.approx(weights("nano"), rel=0.1)
+
+
+def test_what_comes_after_the_end_has_no_influence():
+    policy = build_head(SMALL, None, seed=1)
+    with torch.no_grad():
+        for value in policy.parameters():  # gates and what comes out are 0 at first
+            value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(3)))
+    batch = batch_of(3)
+    valid = batch.action_valid.clone()
+    valid[0, 2:] = valid[2, 1:] = False
+    after = ~valid[:, None, :, None]
+    batch = dataclasses.replace(batch, action_valid=valid)
+    other = dataclasses.replace(batch, actions=batch.actions + 4.0 * after[:, 0], noise=torch.where(after, batch.noise - 3, batch.noise))
+    errors, changed = (torch.where(after, 0.0, policy(one)) for one in (batch, other))
+    torch.testing.assert_close(changed, errors, rtol=1e-5, atol=1e-6)
+    all_valid = dataclasses.replace(other, action_valid=torch.ones_like(valid))
+    assert (torch.where(after, 0.0, policy(all_valid)) - errors).abs().max() > 1e-3

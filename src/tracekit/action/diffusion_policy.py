@@ -56,11 +56,11 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("remaining", squared_cosine(NUM_STEPS), persistent=False)
 
     def forward(self, batch: ActionBatch) -> Tensor:
-        """Squared errors (B, R, T, A) of the noise that it sees at the batch's own tau and noise; what is not valid is not left out."""
+        """Squared errors (B, R, T, A) of the noise that it sees at the batch's own tau and noise; those of actions that are not valid mean nothing."""
         step = step_of(batch.tau)
         remaining = self.remaining[step][..., None, None]
         noisy = remaining.sqrt() * batch.actions[:, None] + (1 - remaining).sqrt() * batch.noise
-        return (self.denoiser(noisy, step, self.observe(batch)).float() - batch.noise).square()
+        return (self.denoiser(noisy, step, self.observe(batch), batch.action_valid).float() - batch.noise).square()
 
     @torch.no_grad()
     def sample(self, batch: ActionBatch, steps: int | None = None) -> Tensor:
@@ -118,16 +118,22 @@ class Denoiser(nn.Module):
         self.modulation = zero_linear(width, 2 * width)
         self.action_out = zero_linear(width, config.action_size)
 
-    def forward(self, noisy: Tensor, step: Tensor, observation: Tensor) -> Tensor:
-        """(B, R, T, A) at steps (B, R) of what was observed as (B, D): (B, R, T, A)."""
+    def forward(self, noisy: Tensor, step: Tensor, observation: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, R, T, A) at steps (B, R) of what was observed as (B, D): (B, R, T, A). Nothing looks at actions that are not `valid` (B, T)."""
         dtype = self.action_in.weight.dtype
         time = sinusoids(step.flatten() / NUM_STEPS, self.place.shape[1], *_PERIODS).unflatten(0, step.shape)
         condition = F.silu(self.time(time.to(dtype)) + observation[:, None]).flatten(0, 1)
         tokens = self.action_in(noisy.to(dtype)).flatten(0, 1) + self.place
+        allowed = None if valid is None else self._seen(valid).repeat_interleave(step.shape[1], dim=0)[:, None]
         for layer in self.layers:
-            tokens = layer(tokens, condition)
+            tokens = layer(tokens, condition, allowed)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.action_out(_normed(tokens) * (1 + scale) + shift).unflatten(0, step.shape)
+
+    @staticmethod
+    def _seen(valid: Tensor) -> Tensor:
+        """(B, T, T): every action looks at the valid ones, and at itself, so that there is always something."""
+        return valid[:, None, :] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
 
 
 class DenoiserLayer(nn.Module):
@@ -142,11 +148,11 @@ class DenoiserLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, config.inner), nn.GELU(approximate="tanh"), nn.Linear(config.inner, width))
         self.modulation = zero_linear(width, 6 * width)
 
-    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        """(B R, T, D) for conditions (B R, D)."""
+    def forward(self, tokens: Tensor, condition: Tensor, allowed: Tensor | None) -> Tensor:
+        """(B R, T, D) for conditions (B R, D); `allowed` (B R, 1, T, T) says which action looks at which, None: all do at all."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(condition)[:, None].chunk(6, dim=-1)
         query, key, value = (split_heads(x, self.head_width) for x in self.qkv_proj(_normed(tokens) * (1 + scale) + shift).chunk(3, dim=-1))
-        tokens = tokens + gate * self.o_proj(join_heads(F.scaled_dot_product_attention(query, key, value)))
+        tokens = tokens + gate * self.o_proj(join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)))
         return tokens + mlp_gate * self.mlp(_normed(tokens) * (1 + mlp_scale) + mlp_shift)
 
 

@@ -54,14 +54,19 @@ class ActionTransformer(nn.Module):
             values.append(value)
         return Memory(keys, values, present)
 
-    def forward(self, actions: Tensor, tau: Tensor, memory: Memory) -> Tensor:
-        """Action tokens (B, R, T, D) at flow times (B, R) to hidden states (B, R, T, D) after the final norm."""
+    def forward(self, actions: Tensor, tau: Tensor, memory: Memory, valid: Tensor | None = None) -> Tensor:
+        """Action tokens (B, R, T, D) at flow times (B, R) to hidden states (B, R, T, D) after the final norm.
+
+        Nothing looks at actions that are not `valid` (B, T); None: all are.
+        """
         draws, steps = actions.shape[1:3]
         condition = self.time(self._embed_time(tau).to(actions.dtype))
         places = memory.present.sum(dim=1, keepdim=True) + torch.arange(steps, device=actions.device).repeat(draws)
         turn = rotation(places, self.config.head_width, self.config.rope_base)
         own = torch.arange(draws, device=actions.device).repeat_interleave(steps)
         to_own = (own[:, None] == own[None, :]).expand(len(actions), -1, -1)
+        if valid is not None:
+            to_own = to_own & valid.repeat(1, draws)[:, None, :]
         to_prefix = memory.present[:, None, :].expand(-1, draws * steps, -1)
         allowed = torch.cat([to_prefix, to_own], dim=2)[:, None]
         for layer, key, value in zip(self.layers, memory.keys, memory.values, strict=True):

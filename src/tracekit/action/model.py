@@ -36,8 +36,8 @@ class ActionExpert(nn.Module):
         self.action_out = nn.Linear(config.width, config.action_width)
 
     def forward(self, batch: ActionBatch) -> Tensor:
-        """Squared errors (B, R, T, A) of the velocity at the batch's own tau and noise (Eq. 12); what is not valid is not left out."""
-        velocity = self.velocity(noisy_actions(batch), batch.tau, self.read(batch))
+        """Squared errors (B, R, T, A) of the velocity at the batch's own tau and noise (Eq. 12); those of actions that are not valid mean nothing."""
+        velocity = self.velocity(noisy_actions(batch), batch.tau, self.read(batch), batch.action_valid)
         return (velocity.float() - (batch.actions[:, None] - batch.noise)).square()
 
     @torch.no_grad()
@@ -68,8 +68,8 @@ class ActionExpert(nn.Module):
         assert features.trace is not None and features.trace_present is not None
         return self.fusion(z, features.trace.to(z.dtype), features.trace_present)
 
-    def velocity(self, actions: Tensor, tau: Tensor, memory: Memory) -> Tensor:
-        """v of noisy actions (B, R, T, A) at flow times (B, R): (B, R, T, A)."""
+    def velocity(self, actions: Tensor, tau: Tensor, memory: Memory, valid: Tensor | None = None) -> Tensor:
+        """v of noisy actions (B, R, T, A) at flow times (B, R): (B, R, T, A). Actions that are not `valid` (B, T) have no influence on others."""
         size, width = self.config.action_size, self.config.action_width
         tokens = self.action_in(F.pad(actions, (0, width - size)).to(self.action_in.weight.dtype))
-        return self.action_out(self.transformer(tokens, tau, memory))[..., :size]
+        return self.action_out(self.transformer(tokens, tau, memory, valid))[..., :size]
