@@ -19,6 +19,9 @@ from tracekit.errors import BadDataError, UsageError
 from tracekit.mu0.decode import decode
 from tracekit.pictures import to_square
 
+_SHOWN_GRID = 24
+"""Points a side of which traces are foreseen."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -79,13 +82,14 @@ class LearntPolicy:
 
     @torch.inference_mode()
     def foresee(self, observation: Observation, moment: Moment) -> np.ndarray | None:
-        """The traces of μ0's queries, from the noise that its features are read at (paper B.3)."""
+        """The traces of a grid of points, or of entities, from the noise that the policy's features are read at (paper B.3)."""
         frozen, statistics = self._parts.frozen, self._parts.statistics
         if frozen is None or statistics is None:
             return None
         batch = self._batch(observation, moment)
         assert batch.image is not None
-        uv, present = query_points(batch.image, self.config)
+        # Finer than what the policy reads: this is for people to look at, and a thing should have more than one point.
+        uv, present = query_points(batch.image, dataclasses.replace(self.config, grid=_SHOWN_GRID, grid_pool=1))
         question = question_about(batch.image, batch.text, batch.text_present, uv, present, frozen.model.config)
         drawn = frozen.model.sample(question, frozen.noise_at(uv))
         traces = decode(frozen.model.config, drawn.points, question.current, np.array(statistics.delta_scale, np.float32), drawn.validity)

@@ -15,6 +15,9 @@ from tracekit.trace_pictures import LEAST_WIDTH, draw_paths
 from tracekit.video_writer import write_video
 
 _MOST_PATHS = 64
+_FRAMES_AHEAD = 16
+_LEAST_CHANGE = 12
+"""Of a pixel's brightest channel within the frames ahead, out of 255: less is noise of the drawing."""
 _LETTERS = 15
 """Height, pixels."""
 _END_SECONDS = 1.0
@@ -51,15 +54,33 @@ def _frames(
     num_steps = len(traces)
     for step, picture in enumerate(pictures):
         alive()
-        picture = enlarged(picture)
         expected = traces[min(step, num_steps - 1)]
-        if expected is not None:
-            picture = draw_paths(picture, expected, most_paths=_MOST_PATHS)
+        if expected is not None and step < num_steps:
+            shown = expected[changes_at(expected[:, 0, :2], pictures[step : step + _FRAMES_AHEAD + 1])]
+            picture = draw_paths(enlarged(picture), shown, most_paths=_MOST_PATHS)
+        else:
+            picture = enlarged(picture)
         ended = step == num_steps
         outcome, colour = (("done", _DONE) if success else ("not done", _NOT_DONE)) if ended else (f"step {step}", INK)
         frame = captioned(picture, sentence, outcome, colour)
         for _ in range(1 + round(_END_SECONDS * fps) * ended):
             yield frame
+
+
+def changes_at(uv: np.ndarray, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,) bool, whether anything changes in the pictures (H, W, 3) at points uv (N, 2) in [-1, 1].
+
+    A world model takes it that what it is asked about moves: its traces of a wall say nothing. What really moves, a video knows.
+    """
+    if len(pictures) < 2:
+        return np.zeros(len(uv), bool)
+    first = pictures[0].astype(np.int16)
+    change = np.max([np.abs(picture - first).max(axis=2) for picture in pictures[1:]], axis=0)
+    # Of the pixel and its neighbours: the border of a thing belongs to it.
+    change = cv2.dilate(change.astype(np.uint8), np.ones((3, 3), np.uint8))
+    height, width = change.shape
+    column, row = ((uv + 1) / 2 * (width, height)).astype(int).clip(0, (width - 1, height - 1)).T
+    return change[row, column] > _LEAST_CHANGE
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
