@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lerobot_folders import FPS, HEIGHT, TOP, WIDTH, WRIST, Folder, episode, picture, png
+from PIL import Image
 from run_command import tracekit
 from tracekit.commands.import_ import LerobotChoice, command
 
@@ -213,6 +215,14 @@ def _wider(table: pa.Table) -> pa.Table:
     return _replaced(table, "action", pa.array([[*row, 0.0] for row in table["action"].to_pylist()], pa.list_(pa.float32())))
 
 
+def _no_task(table: pa.Table) -> pa.Table:
+    return _replaced(table, "task_index", pa.array([float("nan")] * len(table)))
+
+
+def _one_task(path: Path, task: str) -> None:
+    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": task}) + "\n")
+
+
 def _episodes(path: Path, key: str, value: Any) -> None:
     """Change what meta/ says about the first episode."""
     file = path / "meta/episodes/chunk-000/file-000.parquet"
@@ -239,6 +249,9 @@ FAULTS: list[tuple[str, bool, Any, int, str]] = [
     ("v2.1", True, lambda path: (path / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "push"}\n'), 65, "is of task 1"),
     ("v3.0", True, lambda path: (path / "meta/tasks.parquet").unlink(), 66, "tasks.parquet does not exist"),
     ("v3.0", True, lambda path: shutil.rmtree(path / "meta/episodes"), 66, "holds no Parquet file"),
+    ("v2.1", True, lambda path: _one_task(path, "a\0b"), 65, "line 1: the task is 'a\\x00b'"),
+    ("v2.1", True, lambda path: _one_task(path, "a\ud800"), 65, "line 1: the task is 'a\\ud800'"),
+    ("v2.1", True, lambda path: _table(path / ROWS_21, _no_task), 65, "a task_index is not a number"),
     ("v2.1", True, lambda path: _table(path / ROWS_21, _wider), 65, "`action` has 4 numbers, but 3 in earlier episodes"),
     ("v2.1", True, lambda path: _table(path / ROWS_21, lambda table: _replaced(table, TOP, table["index"])), 65, "holds no image"),
     ("v3.0", True, lambda path: _table(path / ROWS_30, lambda table: _replaced(table, "action", table[TOP])), 65, "numbers are expected"),
@@ -275,7 +288,13 @@ def test_a_packed_image_that_is_none(folders: dict[tuple[str, bool], Folder], tm
     path = copy(folders["v3.0", True], tmp_path / "set")
     table = pq.read_table(path / ROWS_30)
     cells = table[WRIST].to_pylist()
-    for bad, message in (({"bytes": b"GIF89a", "path": None}, "can be read"), ({"bytes": None, "path": "/etc/passwd"}, "holds no image")):
+    script = io.BytesIO()  # Pillow would have Ghostscript run it
+    Image.new("RGB", (WIDTH, HEIGHT)).save(script, "EPS")
+    for bad, message in (
+        ({"bytes": b"GIF89a", "path": None}, "can be read"),
+        ({"bytes": script.getvalue(), "path": None}, "cannot identify image file"),
+        ({"bytes": None, "path": "/etc/passwd"}, "holds no image"),
+    ):
         changed = [*cells[:7], bad, *cells[8:]]
         pq.write_table(_replaced(table, WRIST, pa.array(changed, table.schema.field(WRIST).type)), path / ROWS_30)
         with pytest.raises(BadDataError, match=message) as raised:
@@ -298,6 +317,9 @@ def test_a_packed_image_that_is_none(folders: dict[tuple[str, bool], Folder], tm
         "data/{video_key}",
         "data/{0}",
         "data/{",
+        "data/{episode_index}\ud800",
+        "a" * 256 + "{episode_index}",
+        "a/" * 512 + "{episode_index}",
         "",
         7,
     ],

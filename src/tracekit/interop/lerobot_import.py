@@ -259,8 +259,9 @@ class _EpisodeReader:
                 raise BadDataError(
                     f"{episode.rows}, {name}: `{column}` has {columns[column].shape[1]} numbers, but {size} in earlier episodes"
                 )
-        if not np.isfinite(columns["timestamp"]).all():
-            raise BadDataError(f"{episode.rows}, {name}: a timestamp is not a number")
+        for column in ("timestamp", "task_index"):
+            if not np.isfinite(columns[column]).all():
+                raise BadDataError(f"{episode.rows}, {name}: a {column} is not a number")
         if "next.reward" in columns:
             columns["next.reward"] = self._finite(columns["next.reward"], "next.reward", episode)[:, 0]
         return columns

@@ -32,6 +32,8 @@ VERSIONS = ("v2.1", "v3.0")
 _MOST_LINE_BYTES = 1 << 20
 _MOST_EPISODES = 1 << 22
 _MOST_FPS = 10_000
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes; what file systems take."""
 _NUMBER_FORMAT = re.compile(r"(0?[1-9]?[0-9]?d)?")
 
 
@@ -228,7 +230,9 @@ class _Metadata:
                 raise refused
             text += format(value, specification or "")
         relative = PurePosixPath(text)
-        if relative.is_absolute() or ".." in relative.parts or "\0" in text or not relative.parts:
+        if relative.is_absolute() or ".." in relative.parts or not relative.parts or not _is_plain(text):
+            raise refused
+        if len(text.encode()) > _LONGEST_PATH or max(len(part.encode()) for part in relative.parts) > _LONGEST_NAME:
             raise refused
         return self._folder / relative
 
@@ -288,6 +292,11 @@ def _whole(value: Any, where: str) -> int:
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_plain(value):
         raise BadDataError(f"{where}: the task is {value!r}, but a sentence is expected")
     return value.strip()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can be stored: no NUL, and no halves of characters, both of which JSON can spell."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -19,6 +19,8 @@ from tracekit.report import Report
 from tracekit.video import ClipFrames
 
 LARGEST_SIDE = 1 << 13
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""Of images in rows. Pillow knows many more, some of which it hands to other programs: EPS to Ghostscript, which runs it."""
 _LEAST_TOLERANCE = 1e-4
 """Seconds by which lerobot lets a frame and its row disagree."""
 
@@ -96,7 +98,7 @@ def packed_image(cell: Any, where: str) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the next lines refuse what is too large
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=_IMAGE_FORMATS) as image:
                 if max(image.size) > LARGEST_SIDE:
                     raise BadDataError(f"{where} has {image.size[0]} x {image.size[1]} pixels; no side may be longer than {LARGEST_SIDE}")
                 return np.array(image.convert("RGB"))
