@@ -136,6 +136,18 @@ def without(path: Path, name: str) -> None:
         del file[name]
 
 
+def number(path: Path, value: float | h5py.Empty) -> None:
+    """In place of the actions of a demonstration."""
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1/actions"]
+        file["data/demo_1"].create_dataset("actions", data=value)
+
+
+def no_text(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.create_group(b"data/demo_\xff")
+
+
 def attribute(path: Path, name: str, value: object) -> None:
     with h5py.File(path, "r+") as file:
         file["data/demo_1"].attrs[name] = value
@@ -171,6 +183,9 @@ def emptied(path: Path) -> None:
         (lambda path: replace(path, "data/demo_1/obs/agentview_image", np.zeros((5, 12, 16, 3), np.float32)), "type float32"),
         (lambda path: replace(path, "data/demo_1/obs/agentview_image", pictures(1, 6)), "5 actions, but 6 observations `agentview_image`"),
         (link_out, "link"),
+        (lambda path: number(path, np.float32(np.nan)), "demo_1 .* has no numbers `actions`"),
+        (lambda path: number(path, h5py.Empty("f")), "demo_1 .* has no numbers `actions`"),
+        (no_text, "a name that is no UTF-8"),
         (lambda path: attribute(path, "num_samples", 7), "demo_1 .* has 5 actions, but its num_samples is 7"),
         (emptied, "holds no demonstrations: its group `data` is empty"),
         (lambda path: without(path, "data"), "holds no demonstrations: it has no group `data`"),
@@ -201,6 +216,27 @@ def test_a_camera_of_another_name_is_not_there_and_those_that_are_are_named(tmp_
         DemoFile(path, DemoLayout(gripper="wrist"))
     with pytest.raises(BadDataError, match="`joints`\n  observations that may be states are: proprio"):
         DemoFile(path, DemoLayout(state=("proprio", "joints")))
+
+
+def test_a_camera_behind_a_link_is_neither_read_nor_named(tmp_path: Path) -> None:
+    path, other = tmp_path / "d.h5", tmp_path / "other.h5"
+    write_recordings(path, [5, 5])
+    with h5py.File(other, "w") as file:
+        file["secret"] = pictures(0, 5)
+    with h5py.File(path, "r+") as file:
+        for group in file["data"].values():
+            group["obs/out"] = h5py.ExternalLink(str(other), "/")
+            group["obs/secret"] = h5py.ExternalLink(str(other), "/secret")
+            group["obs/own/camera"] = group["obs/agentview_image"][()]
+    with DemoFile(path, DemoLayout(agentview="own/camera")) as demos:
+        assert (demos.agentview("demo_0", 1) == pictures(0, 5)[1]).all()
+    for camera in ("out/secret", "secret"):
+        with pytest.raises(BadDataError, match="is a soft or external link"):
+            DemoFile(path, DemoLayout(agentview=camera))
+    for camera in ("nowhere/secret", "agentview_image/secret", "own/", "/"):
+        with pytest.raises(BadDataError, match="has no camera") as error:
+            DemoFile(path, DemoLayout(agentview=camera))
+        assert error.value.hint == "its cameras are: agentview_image, eye_in_hand_image"
 
 
 def test_a_damaged_picture_is_named_by_its_step_and_the_others_are_read(tmp_path: Path) -> None:

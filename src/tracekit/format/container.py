@@ -102,10 +102,19 @@ def open_whole(path: str, name: str) -> h5py.File:
 
 
 def member(group: h5py.Group, key: str, path: str, name: str) -> h5py.Group | h5py.Dataset | None:
-    """What is called `key` in a group of a file from `open_whole`, after the checks of this module; None where there is nothing.
+    """What is called `key`, or lies at "key/in/groups", in a group of a file from `open_whole`, after the checks of this module; None where
+    there is nothing.
 
     `path` is what messages call it. Its attributes have not been looked at: see `attribute`.
     """
+    before, slash, key = key.rpartition("/")
+    if slash:  # one after the other: HDF5 itself would follow links on the way
+        inner = member(group, before, path, name)
+        if not isinstance(inner, h5py.Group):
+            return None
+        group = inner
+    if not key:
+        return None
     link = key.encode()
     try:
         if link not in group.id:

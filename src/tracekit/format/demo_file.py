@@ -167,6 +167,8 @@ class DemoFile:
                 f"{self.path} holds no demonstrations: it has no group `data`",
                 hint="`tracekit simulate --demos` makes such files, `tracekit import` makes them of other formats",
             )
+        if not all(isinstance(key, str) for key in data):
+            raise BadDataError(f"a demonstration in {self.path} has a name that is no UTF-8")
         split = self._splits(file)
         self.demos: list[DemoHead] = []
         """All demonstrations, in the order of their numbers."""
@@ -260,12 +262,12 @@ class DemoFile:
 
     def _numbers(self, stored: h5py.Group | h5py.Dataset | None, name: str, key: str) -> np.ndarray:
         """A small dataset of finite numbers, float32."""
-        if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "fiu":
+        if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "fiu" or not stored.shape:
             raise BadDataError(f"{key} in {self.path} has no numbers `{name}`")
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
             values = read_dataset(stored).astype(np.float32)
         if not np.isfinite(values).all():
-            step = int(np.argwhere(~np.isfinite(values))[0, 0]) if values.ndim else 0
+            step = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise BadDataError(f"`{name}` of {key} at step {step} in {self.path} is not finite: {values[step].tolist()}")
         return values
 
@@ -315,6 +317,7 @@ def _by_number(key: str) -> tuple[int, str]:
 
 
 def _names(observations: h5py.Group, *numbers_of_axes: int) -> str:
-    """Datasets of so many axes."""
-    found = [name for name, obj in observations.items() if isinstance(obj, h5py.Dataset) and obj.ndim in numbers_of_axes]
+    """Datasets of so many axes. Links are not followed, not even to say what there is."""
+    own = [name for name in observations if isinstance(name, str) and observations.get(name, getclass=True, getlink=True) is h5py.HardLink]
+    found = [name for name in own if isinstance(obj := observations[name], h5py.Dataset) and obj.ndim in numbers_of_axes]
     return ", ".join(sorted(found)) or "none"
