@@ -148,6 +148,21 @@ def test_a_chunk_is_carried_out_as_promised(tmp_path: Path) -> None:
     assert next(moments, None) is None
 
 
+def test_two_that_write_one_file_have_parts_of_their_own(tmp_path: Path) -> None:
+    """The first to end does not take the episodes of the other; what a killed one left goes, what others keep there stays."""
+    (tmp_path / ".all.h5.parts").mkdir()  # of `simulate --demos`, stopped before its end
+    (tmp_path / ".all.h5.1-0.tracekit-part").mkdir()
+    step = Step("rollout", [], "", {}, [])
+    one, other = (Outputs(tmp_path / "all.h5", None, force=False) for _ in range(2))
+    for outputs in (one, other):
+        outputs.check(episodes("Point", 1))
+    one.clean_up()
+    outcome = run("Point", 1, baseline=RANDOM, recording=other.recording(step))
+    other.finish(episodes("Point", 1), outcome.results, step)
+    other.clean_up()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".all.h5.parts", "all.h5"]
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_process_that_is_killed_costs_its_episode(num_envs: int) -> None:
     """SIGKILL in the third step of some episodes."""

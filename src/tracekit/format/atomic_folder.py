@@ -53,6 +53,21 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, of this process alone, for parts of it; gone when the block ends.
+
+    What a killed process left is swept by the next. Raises CannotCreateError when it cannot be made, StorageError when the disk fails.
+    """
+    sweep_folders(target.parent)
+    temporary, descriptor = _create_sibling(target)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
 def _publish(temporary: Path, target: Path) -> None:
     try:
         os.rename(temporary, target)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tracekit.errors import CannotCreateError
 from tracekit.format.atomic import check_can_create, sweep
+from tracekit.format.atomic_folder import scratch_folder
 from tracekit.format.demos import merge_demos
 from tracekit.format.provenance import Step
 from tracekit.rollouts.episode import Episode, EpisodeResult
@@ -22,13 +23,17 @@ class Outputs:
     def __init__(self, demos: Path | None, videos: Path | None, *, force: bool) -> None:
         self._demos, self._videos, self._force = demos, videos, force
         self._is_one_file = demos is not None and demos.suffix in _ONE_FILE
+        self._parts = None if self._is_one_file else demos
+        """The folder with a file for each episode."""
+        self._scratch = contextlib.ExitStack()
 
     def check(self, episodes: Sequence[Episode]) -> None:
         """Before any work: make the folders. Raises CannotCreateError when something is in the way."""
         if self._is_one_file:
             assert self._demos is not None
             check_can_create(self._demos, force=self._force)
-        folders = [(self._parts, ".h5"), (self._videos, ".mp4")]
+            self._parts = self._scratch.enter_context(scratch_folder(self._demos))
+        folders = [(None if self._is_one_file else self._demos, ".h5"), (self._videos, ".mp4")]
         for folder, suffix in folders:
             if folder is None:
                 continue
@@ -36,8 +41,6 @@ class Outputs:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise CannotCreateError(f"cannot create the folder {folder}: {error.strerror}") from None
-            if self._is_one_file and folder == self._parts:
-                continue
             for episode in episodes:
                 check_can_create(folder / f"{episode.name}{suffix}", force=self._force)
 
@@ -55,15 +58,7 @@ class Outputs:
 
     def clean_up(self) -> None:
         """However it ended: no parts and no temporaries are left."""
-        if self._is_one_file and self._parts is not None:
-            shutil.rmtree(self._parts, ignore_errors=True)
+        self._scratch.close()
         for folder in (self._demos, self._videos):
             if folder is not None and folder.is_dir():
                 sweep(folder)
-
-    @property
-    def _parts(self) -> Path | None:
-        """The folder with a file for each episode."""
-        if self._demos is None or not self._is_one_file:
-            return self._demos
-        return self._demos.parent / f".{self._demos.name}.parts"
