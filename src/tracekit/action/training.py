@@ -132,7 +132,8 @@ class ActionLearner:
         self.objective = ActionObjective(frozen)
         file, head, step = index.step(0)
         height, width = file.agentview(head.key, step).shape[:2]
-        learnt = TrainedOn(len(index.demos), len(index), tuple(dict.fromkeys(index.language)), (width, height))
+        shown = [language for (_, head), language in zip(index.demos, index.language, strict=True) if head.split == "train"]
+        learnt = TrainedOn(len(shown), len(index.frames("train")), tuple(dict.fromkeys(shown)), (width, height))
         normalisation = fit_normalisation(index.states("train"), index.actions("train"), plan.data.normalise)
         self._description = PolicyDescription(
             config, index.layout, normalisation, world.checkpoint.digest if world is not None else "", learnt
