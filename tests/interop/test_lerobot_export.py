@@ -179,6 +179,17 @@ def test_a_file_of_robomimic_and_one_camera(tmp_path: Path) -> None:
         assert "eye_in_hand_image" not in back["data/demo_0/obs"]
 
 
+def test_demonstrations_in_no_split_are_counted(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "masked.h5"
+    path.write_bytes(demos.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["mask/train"]
+        file["mask/train"] = np.array(["demo_0"], dtype="S")
+    export(path, tmp_path / "set", images=True)
+    assert "1 demonstrations that the masks name in no split" in capsys.readouterr().err
+    assert json.loads((tmp_path / "set/meta/info.json").read_text())["splits"] == {"train": "0:2", "valid": "2:3"}
+
+
 def test_what_is_in_the_way_and_what_cannot_be(demos: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -199,6 +210,12 @@ def test_what_is_in_the_way_and_what_cannot_be(demos: Path, tmp_path: Path) -> N
         (lambda file: file["data/demo_1"].attrs.__setitem__("parameters", '{"number": 1, "fps": 12.5}'), UsageError, "several rates"),
         (lambda file: file["data/demo_1"].attrs.__setitem__("parameters", "{"), BadDataError, "is no JSON"),
         (lambda file: file["data/demo_1/rewards"].__setitem__(0, np.nan), BadDataError, "rewards in .* is not finite"),
+        (
+            lambda file: file["data/demo_1"].attrs.__setitem__("success", [1, 0]),
+            BadDataError,
+            "success of data/demo_1 .* 0 or 1 is expected",
+        ),
+        (lambda file: file["data/demo_1"].attrs.__setitem__("success", "no"), BadDataError, "success of data/demo_1 .* 0 or 1 is expected"),
         (
             lambda file: file["data/demo_1"].__delitem__("dones") or file.__setitem__("data/demo_1/dones", [0]),
             BadDataError,

@@ -61,6 +61,8 @@ def read_outcomes(path: str | os.PathLike, keys: Sequence[str], lengths: Sequenc
                 raise BadDataError(f"{where} in {name} is no group")
             columns = {part: _column(group, part, f"{where}/{part}", name, length) for part in ("rewards", "dones")}
             success = attribute(group, "success", where, name)
+            if success is not None and (np.ndim(success) or np.asarray(success).dtype.kind not in "biuf"):
+                raise BadDataError(f"attribute success of {where} in {name} is {success!r}, but 0 or 1 is expected")
             parameters = _json(attribute(group, "parameters", where, name), f"parameters of {where} in {name}")
             yield Outcome(
                 None if columns["rewards"] is None else columns["rewards"].astype(np.float32),

@@ -103,6 +103,7 @@ class _Exporter:
         ]
         self._tasks = list(dict.fromkeys(head.language for head in heads))
         report.count("demonstrations without a sentence about what is done", sum(not head.language for head in heads))
+        report.count("demonstrations that the masks name in no split, put with those for training", sum(not head.split for head in heads))
         self._stats: list[dict[str, Stats]] = [{} for _ in heads]
         self._picture_stats: dict[str, PictureStats] = {camera.key: PictureStats() for camera in self._cameras}
         self._sizes: dict[str, tuple[int, int]] = {}
