@@ -14,6 +14,7 @@ from tracekit import __version__
 from tracekit.console import ConsoleReport
 from tracekit.errors import UsageError
 from tracekit.format.provenance import Step
+from tracekit.report import Report
 
 if TYPE_CHECKING:  # these import torch
     from tracekit.action.policy import LearntPolicy
@@ -54,7 +55,7 @@ def act_command(choice: RolloutOptions, environment: EnvironmentOptions) -> None
     report = ConsoleReport("rollout", quiet=choice.quiet, verbose=choice.verbose)
     try:
         outputs.check(episodes_of(DEFAULT_SIZE))
-        decider = None if baseline else _decider(choice, environment)
+        decider = None if baseline else _decider(choice, environment, report)
         episodes = episodes_of(size or (decider.policy.picture_size if decider else None) or DEFAULT_SIZE)
         step = _step(choice, environment, baseline or f"policy {decider.policy.config.name if decider else ''}")
         plan = EpisodePlan(baseline, environment.max_steps, outputs.recording(step))
@@ -81,17 +82,23 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _decider(choice: RolloutOptions, environment: EnvironmentOptions) -> Decider[LearntPolicy]:
+def _decider(choice: RolloutOptions, environment: EnvironmentOptions, report: Report) -> Decider[LearntPolicy]:
     """The policy that was trained. Raises MissingInputError when it is not there, UsageError when it cannot be used like that."""
     from tracekit.action.policy import LearntPolicy
     from tracekit.backends.devices import torch_device
     from tracekit.rollouts.engine import Decider
-    from tracekit.rollouts.fit import check_fit
+    from tracekit.rollouts.fit import SentenceCheck, check_fit
 
     assert environment.policy is not None
     path = Path(environment.policy)
     policy = LearntPolicy.load(path, torch_device(choice.device), world_model=environment.world_model, execute=environment.execute)
-    return Decider(policy, policy.execute, environment.video is not None, lambda facts: check_fit(str(path), policy.config, facts))
+    return Decider(
+        policy,
+        policy.execute,
+        environment.video is not None,
+        lambda facts: check_fit(str(path), policy.config, facts),
+        SentenceCheck(str(path), policy.sentences, report),
+    )
 
 
 def _step(choice: RolloutOptions, environment: EnvironmentOptions, policy: str) -> Step:

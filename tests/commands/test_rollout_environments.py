@@ -156,6 +156,31 @@ def test_episodes_that_failed_to_run_are_told_apart(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["all.h5"]
 
 
+def test_a_sentence_that_the_policy_never_learnt_is_said_once(policy: Path) -> None:
+    """The one of its demonstrations is "go there"."""
+    arguments = ("--env", POINT, *KEYS[:-2], "--policy", policy, "--num-episodes", 2, "--max-steps", 4)
+    code, _, said = rollout(*arguments)
+    assert code == 0 and said.count("is told '', but learnt from 'go there' (see --text)") == 1
+    code, _, said = rollout(*arguments, "--text", "go there")
+    assert code == 0 and "is told" not in said
+
+
+@pytest.mark.parametrize(
+    ("env", "keys", "code", "messages"),
+    [
+        ("BrokenWorld-v0", KEYS, 69, ["BrokenWorld-v0 cannot be made: RuntimeError: its meshes are not there", "no episode was run"]),
+        ("BlindWorld-v0", KEYS[2:], 2, ["BlindWorld-v0 cannot be made: it takes no render_mode", "--camera KEY"]),
+    ],
+)
+def test_an_environment_that_cannot_be_made(env: str, keys: tuple[str, ...], code: int, messages: list[str], tmp_path: Path) -> None:
+    arguments = ("--env", f"rollouts.point_world:{env}", *keys, "--policy", "random", "--num-envs", 2)
+    got, out, said = rollout(*arguments, "-o", tmp_path / "all.h5")
+    assert got == code and not out and all(message in said for message in messages), said
+    assert "failed to run" not in said and not list(tmp_path.iterdir())
+    if env.startswith("Blind"):
+        assert rollout(*arguments, *KEYS[:2], "--num-episodes", 1, "--max-steps", 1)[0] == 0
+
+
 def test_another_robot_is_refused_naming_both(policy: Path) -> None:
     code, out, said = rollout("--env", POINT, *KEYS[:4], "--state", "place", "--policy", policy)
     assert code == 2 and not out and "knows states of 4 numbers, but those of rollouts.point_world:PointWorld-v0 have 2" in said

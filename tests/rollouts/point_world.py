@@ -22,6 +22,10 @@ class PointWorld(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 Gymnasium's own way
 
     def __init__(self, render_mode: str | None = None, fault: str = "") -> None:
+        if fault == "broken":
+            raise RuntimeError("its meshes are not there")
+        if fault == "lost":
+            os.kill(os.getpid(), signal.SIGKILL)
         self.render_mode, self._fault = render_mode, fault
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = spaces.Dict(
@@ -74,5 +78,15 @@ class PointWorld(gymnasium.Env):
         return {"eyes": {"scene": scene, "hand": hand}, "place": self._place, "goal": self._goal, "time": np.float64(self._time)}
 
 
+class BlindWorld(PointWorld):
+    """Cannot be drawn from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+gymnasium.register("BlindWorld-v0", BlindWorld)
+for name, fault in (("Broken", "broken"), ("Lost", "lost")):
+    gymnasium.register(f"{name}World-v0", PointWorld, kwargs={"fault": fault})
 for name, fault in (("Point", ""), ("Crash", "crash"), ("Hang", "hang"), ("Raise", "raise"), ("Silent", "silent")):
     gymnasium.register(f"{name}World-v0", PointWorld, kwargs={"fault": fault}, max_episode_steps=40)

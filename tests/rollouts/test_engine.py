@@ -17,7 +17,7 @@ from torch import nn
 from tracekit.action.observation import Observation
 from tracekit.action.policy import Moment
 from tracekit.envs.live import EnvRequest
-from tracekit.errors import BadDataError, UsageError
+from tracekit.errors import BadDataError, UnavailableError, UsageError
 from tracekit.format.provenance import Step
 from tracekit.report import Report
 from tracekit.rollouts.engine import Decider, Outcome, run_episodes
@@ -78,7 +78,7 @@ def run(
     recording: RecordingPlan = RecordingPlan(),
     stall_timeout: float = 60.0,
 ) -> Outcome:
-    decider = Decider(policy, EXECUTE, recording.videos is not None, lambda facts: None, at_once) if policy else None
+    decider = Decider(policy, EXECUTE, recording.videos is not None, lambda facts: None, at_once=at_once) if policy else None
     plan = EpisodePlan(baseline, None, recording)
     return run_episodes(episodes(kind, number), plan, decider, num_envs=num_envs, stall_timeout=stall_timeout, report=Report())
 
@@ -213,3 +213,33 @@ def test_what_a_policy_cannot_do_is_checked_before_it_is_asked() -> None:
             report=Report(),
         )
     assert not policy.moments
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("Broken", "RuntimeError: its meshes are not there"), ("Lost", "process ended by signal SIGKILL")]
+)
+def test_an_environment_that_cannot_be_made_ends_the_run(kind: str, why: str) -> None:
+    report = Report()
+    with pytest.raises(UnavailableError, match=rf"{kind}World-v0 cannot be made: .*{why}"):
+        run_episodes(episodes(kind, 1000), EpisodePlan(RANDOM, None, RecordingPlan()), None, num_envs=2, stall_timeout=60, report=report)
+    assert report.notes == []
+
+
+def test_what_could_be_run_stays_when_another_environment_cannot_be_made() -> None:
+    report = Report()
+    both = [*episodes("Point", 2), *episodes("Broken", 1000)]
+    outcome = run_episodes(both, EpisodePlan(RANDOM, 3, RecordingPlan()), None, num_envs=1, stall_timeout=60, report=report)
+    assert [result.steps for result in outcome.results] == [3, 3] + [0] * 1000
+    assert [result.error for result in outcome.results[:2]] == ["", ""] and "meshes" in outcome.results[2].error
+    assert {result.error for result in outcome.results[3:]} == {"not tried after episode 0: RuntimeError: its meshes are not there"}
+    assert [result.number for result in outcome.results[2:]] == list(range(1000))
+    assert len(report.notes) == 1
+
+
+def test_every_question_says_what_is_to_be_done() -> None:
+    heard: list[str] = []
+    decider = Decider(TowardsGoal(), EXECUTE, False, lambda facts: None, heard.append)
+    outcome = run_episodes(
+        episodes("Point", 1), EpisodePlan("", 8, RecordingPlan()), decider, num_envs=1, stall_timeout=60, report=Report()
+    )
+    assert heard == ["move"] * outcome.num_plans and outcome.num_plans == 2

@@ -76,6 +76,11 @@ class LearntPolicy:
         """Width and height of the pictures that it was trained on."""
         return self._parts.description.trained_on.picture_size
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was done in the demonstrations that it was trained on, a hundred different sentences at most."""
+        return self._parts.description.trained_on.sentences
+
     def plan(self, observations: Sequence[Observation], moments: Sequence[Moment]) -> np.ndarray:
         """(B, T, A) float32. Raises BadDataError when an observation is not what the policy was trained on."""
         return np.stack([self._plan(observation, moment) for observation, moment in zip(observations, moments, strict=True)])

@@ -32,7 +32,7 @@ def known_id(name: str) -> str:
     except gymnasium.error.Error as error:
         near = difflib.get_close_matches(name, known_names(), 3)
         hint = f"did you mean {' or '.join(near)}?" if near else "metaworld/TASK, robosuite/TASK, robocasa/TASK, or an id of Gymnasium"
-        raise UsageError(f"there is no environment {name!r}: {str(error).splitlines()[0]}", hint=hint) from None
+        raise UsageError(f"there is no environment {name!r}: {_first_line(error)}", hint=hint) from None
     return name
 
 
@@ -44,6 +44,10 @@ def known_names() -> list[str]:
 
     suites = [(metaworld.SUITE, metaworld.TASKS), ("robosuite", robosuite.TASKS)]
     return [*gymnasium.registry, *(f"{suite}/{task}" for suite, tasks in suites for task in tasks)]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class LiveGymnasium:
@@ -65,7 +69,13 @@ class LiveGymnasium:
         try:
             self._env: Any = gymnasium.make(request.name, disable_env_checker=True, **how)
         except (gymnasium.error.Error, ImportError) as error:
-            raise UsageError(f"{request.name} cannot be made: {str(error).splitlines()[0]}") from None
+            raise UsageError(f"{request.name} cannot be made: {_first_line(error)}") from None
+        except TypeError as error:
+            if "unexpected keyword argument 'render_mode'" not in str(error):
+                raise
+            raise UsageError(
+                f"{request.name} cannot be made: it takes no render_mode", hint="--camera KEY: a picture in its observations instead"
+            ) from None
         actions = self._env.action_space
         if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
             raise UsageError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from tracekit.errors import BadDataError, TracekitError
+from tracekit.errors import BadDataError, TracekitError, UnavailableError
 from tracekit.report import Report
 from tracekit.rollouts.env_process import EnvFacts, EnvProcess, Question
 from tracekit.rollouts.episode import Chunk, Episode, EpisodePlan, EpisodeResult
@@ -37,6 +37,8 @@ class Decider(Generic[P]):
     """Also ask what its world model expects to happen."""
     check: Callable[[EnvFacts], None]
     """Raises TracekitError for an environment that the policy cannot act in."""
+    heed: Callable[[str], None] = lambda sentence: None
+    """Hears what is to be done, with every question."""
     at_once: int = 1
     """Robots that are planned for in one call, at most. With 1, one environment goes on while the next is planned for; more pay off where
     a batch takes hardly longer than one."""
@@ -60,8 +62,9 @@ def run_episodes(
     """Run all episodes, `num_envs` at a time; `decider` is None for a baseline.
 
     An episode whose process crashes, hangs for `stall_timeout` seconds or raises what is not the user's mistake counts as failed to run;
-    the rest goes on in a new process. Raises TracekitError for a mistake that every episode would share, BadDataError for plans that are not
-    finite. However it ends, no process is left.
+    the rest goes on in a new process. So do all episodes of an environment that cannot be made, where another one could be; of those that are
+    waiting none is tried. Raises UnavailableError when none could be made, TracekitError for a mistake that every episode would share,
+    BadDataError for plans that are not finite. However it ends, no process is left.
     """
     places = {(episode.env.name, episode.number): place for place, episode in enumerate(episodes)}
     results: dict[int, EpisodeResult] = {}
@@ -69,6 +72,8 @@ def run_episodes(
     queue = list(reversed(episodes))
     crew: list[EnvProcess] = []
     waiting: dict[EnvProcess, Question] = {}
+    made: set[str] = set()
+    """Environments that could be made once."""
     report.progress(0, len(episodes), "episodes")
     try:
         while queue or crew:
@@ -82,12 +87,21 @@ def run_episodes(
                     raise message
                 if isinstance(message, EnvFacts):
                     outcome.versions |= message.versions
+                    made.add(message.name)
                     if decider is not None:
                         decider.check(message)
                 elif isinstance(message, Question):
+                    if decider is not None:
+                        decider.heed(message.observation.language)
                     waiting[process] = message
                 elif isinstance(message, EpisodeResult):
                     results[places[message.env, message.number]] = message
+                    if message.error and message.env not in made:
+                        if not made:
+                            raise UnavailableError(f"{message.env} cannot be made: {message.error}", hint="no episode was run")
+                        for episode in [episode for episode in queue if episode.env.name == message.env]:
+                            queue.remove(episode)
+                            results[places[message.env, episode.number]] = _untried(episode, message)
                     _tell(results.values(), len(episodes), report, message)
                     if queue and not message.error:
                         process.assign(queue.pop())
@@ -121,6 +135,10 @@ def _answer(waiting: dict[EnvProcess, Question], decider: Decider[Any], outcome:
             raise BadDataError(f"the policy's actions for {process.episode.name}, step {moment.step}, are not finite")
         traces = decider.policy.foresee(observation, moment) if decider.with_traces else None
         process.answer(Chunk(actions[: decider.execute], traces))
+
+
+def _untried(episode: Episode, first: EpisodeResult) -> EpisodeResult:
+    return EpisodeResult(episode.env.name, episode.number, episode.seed, error=f"not tried after episode {first.number}: {first.error}")
 
 
 def _tell(results: Collection[EpisodeResult], total: int, report: Report, latest: EpisodeResult) -> None:
