@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from tracekit.commands.import_ import CAMERA_FLAGS
 
 from tracekit import batch, options
 from tracekit.batch import Item
@@ -189,6 +190,7 @@ class LerobotExport:
             {"parameters": LerobotParameters, "common": DemoFolderOptions},
             sources="A file of demonstrations, ours or robomimic's.",
             metavar="DEMOS",
+            flags=CAMERA_FLAGS,
             about="Write demonstrations as a LeRobotDataset, which the package lerobot loads (extra `lerobot`)."
             "\n\nReads: a file of demonstrations.  Writes: meta/, data/*.parquet, and videos/*.mp4 or with --images the pictures in the rows."
             "\n\nExample:  tracekit export lerobot demos.h5 -d drawer_open",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class FinetuneCommand:
             raise UsageError(
                 "say what to learn from and where the policy goes: tracekit finetune --world-model CHECKPOINT DEMOS... -o POLICY"
             )
+        if data.gripper_camera == "none":
+            data = dataclasses.replace(data, gripper_camera="")
         if start.json and not start.dry_run:
             raise UsageError("--json is for --dry-run", hint="the log of a run is RUN/log.jsonl")
         for source in sources:

@@ -135,6 +135,10 @@ class ImportMu0Command:
         report.finish()
 
 
+CAMERA_FLAGS = {"agentview": ("--agentview", "--camera"), "gripper": ("--gripper", "--gripper-camera")}
+"""Also as `finetune` and `rollout` call them."""
+
+
 @dataclass(frozen=True)
 class DemoChoice:
     """Which demonstrations of a LeRobotDataset, and where they go."""
@@ -175,7 +179,13 @@ class ImportDemosCommand:
 
     def typer_app(self) -> typer.Typer:
         return options.typer_app(
-            self.name, self.run, {"choice": self._choice}, sources="Folder with meta/ and data/.", metavar="FOLDER", about=self._about
+            self.name,
+            self.run,
+            {"choice": self._choice},
+            sources="Folder with meta/ and data/.",
+            metavar="FOLDER",
+            flags=CAMERA_FLAGS,
+            about=self._about,
         )
 
     def run(self, sources: list[str], choice: Any) -> None:

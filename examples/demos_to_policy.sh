@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From demonstrations to success rates: simulate, train action experts on a frozen world model, let them act, count.
 #
-#     examples/demos_to_policy.sh FOLDER WORLD_MODEL          about four hours on two cores, 6 GB
+#     examples/demos_to_policy.sh FOLDER WORLD_MODEL          about three hours on two cores, 4 GB
 #     SCALE=tiny examples/demos_to_policy.sh FOLDER WORLD_MODEL    a minute: to see that everything runs; nothing is learnt
 #
 # WORLD_MODEL is a training run of pretrain, for example the mu0 of video_to_world_model.sh. Needs the extra `sim`. Whatever stops it, the

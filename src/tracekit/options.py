@@ -2,7 +2,7 @@
 
 Precedence: flag, then environment (TRACEKIT_<COMMAND>_<OPTION>, or TRACEKIT_<OPTION> for options that every command has),
 then the file of --config where a command has that option, then tracekit.toml in the working folder, then the preset, then the default of
-the dataclass.
+the dataclass. --help shows what holds without any of the former: with the preset that is chosen when no other is.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ def typer_app(
     hints = {key: hint for group in groups.values() for key, hint in typing.get_type_hints(group).items()}
     kinds = {key: _without_none(hint) for key, hint in hints.items()}
     flags = flags or {}
+    preset_field = fields.get("preset")
+    # What --help shows: what holds when no other preset is chosen.
+    first = _preset(presets, preset_field.default, preset_field) if preset_field is not None else {}
+    plain = {key: field.default for key, field in fields.items() if key in first}
 
     def callback(ctx: typer.Context, **values: Any) -> None:
         paths = list(values.pop("sources", None) or [])
@@ -53,7 +57,7 @@ def typer_app(
         if path := chosen.get("config") or from_file.get("config"):
             from_file |= config.options_in(path, name, kinds)
         preset = chosen.get("preset") or from_file.get("preset") or values.get("preset") or ""
-        merged = {**values, **_preset(presets, preset, fields.get("preset")), **from_file, **chosen}
+        merged = {**values, **plain, **_preset(presets, preset, preset_field), **from_file, **chosen}
         built = {key: group(**{field.name: merged[field.name] for field in dataclasses.fields(group)}) for key, group in groups.items()}
         for value in built.values():
             _check(value, chosen)
@@ -67,7 +71,8 @@ def typer_app(
         envvars = [f"TRACEKIT_{name}_{field.name}".upper().replace("-", "_").replace(" ", "_")]
         if field.name in common:
             envvars.append(f"TRACEKIT_{field.name}".upper())
-        signature.append(_option(field, hints[field.name], flags.get(field.name), envvars))
+        default = first.get(field.name, field.default)
+        signature.append(_option(field, hints[field.name], flags.get(field.name), envvars, default))
     callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
 
@@ -86,7 +91,7 @@ def _parameter(name: str, kind: Any, info: Any, default: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
-def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, envvars: list[str]) -> inspect.Parameter:
+def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, envvars: list[str], default: Any) -> inspect.Parameter:
     rule: parameters.Rule = field.metadata["rule"]
     flag = "--" + field.name.replace("_", "-")
     declarations: tuple[str, ...] = flags or (flag,)
@@ -96,11 +101,11 @@ def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, 
         declarations = (*declarations, short)
     text = rule.help + (f" One of: {', '.join(rule.choices)}." if rule.choices else "")
     complete = (lambda incomplete: [choice for choice in rule.choices or () if choice.startswith(incomplete)]) if rule.choices else None
-    shown: bool | str = not (field.default is None or field.default == "" or field.default is False)
-    if isinstance(field.default, float):
-        shown = repr(field.default).removesuffix(".0")  # all digits: what is shown is what is used
+    shown: bool | str = not (default is None or default == "" or default is False)
+    if isinstance(default, float):
+        shown = repr(default).removesuffix(".0")  # all digits: what is shown is what is used
     info = typer.Option(*declarations, help=text, envvar=envvars, show_envvar=False, show_default=shown, autocompletion=complete)
-    return _parameter(field.name, kind, info, field.default)
+    return _parameter(field.name, kind, info, default)
 
 
 def _without_none(kind: Any) -> type:

@@ -21,6 +21,7 @@ import torch
 from action.finetune_cases import write_demos, write_world_model
 from run_command import PROGRAM, environment
 
+from tracekit.action.checkpoint import load_policy
 from tracekit.cli import run
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -176,9 +177,11 @@ def test_demonstrations_without_a_camera_name_those_that_there_are(world: Path, 
     assert done.returncode == 65 and "has no camera `agentview_image`" in done.stderr and "front, wrist" in done.stderr
     done = finetune(demos, "--world-model", world, *TINY, "-o", tmp_path / "run", "--camera", "front")
     assert done.returncode == 65 and "has no camera `eye_in_hand_image`" in done.stderr
-    named = ("--camera", "front", "--gripper-camera", "", "--steps", 1)
-    done = finetune(demos, "--world-model", world, *TINY, *named, "-o", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    for none in ("none", ""):  # the second time goes on with the same run
+        named = ("--camera", "front", "--gripper-camera", none, "--steps", 1)
+        done = finetune(demos, "--world-model", world, *TINY, *named, "-o", tmp_path / "run")
+        assert done.returncode == 0, done.stderr
+    assert load_policy(tmp_path / "run").layout.gripper == ""
 
 
 def test_another_robot_is_named_with_both_sizes(world: Path, demos: Path, tmp_path: Path) -> None:
@@ -268,6 +271,7 @@ def test_options_change_the_head(world: Path, demos: Path) -> None:
         (("--action-width", 8), "action_width", 8),
         (("--queries", "entities"), "queries", "entities"),
         (("--gripper-camera", ""), "gripper_features", "none"),
+        (("--gripper-camera", "none"), "gripper_features", "none"),
     ):
         assert head(*options) == {**plain, field: value}, options
     assert head("--head", "nano")["name"] == "nano"

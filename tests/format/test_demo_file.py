@@ -34,10 +34,8 @@ def test_a_file_of_robomimic_without_anything_of_ours(tmp_path: Path) -> None:
         np.testing.assert_array_equal(state[:, 2:], np.arange(18).reshape(6, 3) + 11_000)
         assert state.dtype == np.float32
         for step in range(6):
-            one, other = file.pictures("demo_11", step)
-            np.testing.assert_array_equal(one, pictures(11, 6, 0)[step])
-            assert other is not None
-            np.testing.assert_array_equal(other, pictures(11, 6, 1)[step])
+            np.testing.assert_array_equal(file.agentview("demo_11", step), pictures(11, 6, 0)[step])
+            np.testing.assert_array_equal(file.gripper("demo_11", step), pictures(11, 6, 1)[step])
         np.testing.assert_array_equal(file.all_actions[file.rows("demo_10")], file.actions("demo_10"))
 
 
@@ -268,7 +266,7 @@ def test_any_damage_is_an_error_in_words_or_harmless(tmp_path: Path) -> None:
         try:
             with DemoFile(path) as file:
                 for head in file.demos:
-                    file.pictures(head.key, 0)
+                    file.agentview(head.key, 0), file.gripper(head.key, 0)
             outcomes.add("read")
         except TracekitError as error:
             outcomes.add("refused")

@@ -66,7 +66,7 @@ def test_a_file_grows_by_parts_and_is_its_own_source(tmp_path: Path) -> None:
     whole, grown = tmp_path / "whole.h5", tmp_path / "grown.h5"
     merge_demos(whole, sources, ["metaworld/push-v3"], STEP)
     merge_demos(grown, {name: sources[name] for name in ("d1", "d3")}, ["metaworld/push-v3"], STEP)
-    merge_demos(grown, {**sources, "d1": grown, "d3": grown}, ["metaworld/push-v3"], STEP)
+    merge_demos(grown, {**sources, "d1": grown, "d3": grown}, ["metaworld/push-v3"], STEP, force=True)
     with h5py.File(whole) as one, h5py.File(grown) as other:
         names: list[str] = []
         one.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)

@@ -88,8 +88,7 @@ def test_lerobot_loads_our_export(demos: Path, codebase: str, images: bool, tmp_
         row, worst = 0, np.inf
         for head in heads:
             for step in range(head.num_samples):
-                for camera, true in zip(("agentview", "eye_in_hand"), file.pictures(head.key, step), strict=True):
-                    assert true is not None
+                for camera, true in (("agentview", file.agentview(head.key, step)), ("eye_in_hand", file.gripper(head.key, step))):
                     worst = min(worst, psnr(seen[f"observation.images.{camera}"][row], true))
                 row += 1
     print(f"{codebase}, {'PNG' if images else 'H.264'}: worst picture {worst:.1f} dB")

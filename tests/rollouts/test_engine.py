@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,7 @@ from torch import nn
 from tracekit.action.observation import Observation
 from tracekit.action.policy import Moment
 from tracekit.envs.live import EnvRequest
-from tracekit.errors import BadDataError, UnavailableError, UsageError
+from tracekit.errors import BadDataError, CannotCreateError, UnavailableError, UsageError
 from tracekit.format.provenance import Step
 from tracekit.report import Report
 from tracekit.rollouts.engine import Decider, Outcome, run_episodes
@@ -161,6 +162,20 @@ def test_two_that_write_one_file_have_parts_of_their_own(tmp_path: Path) -> None
     other.finish(episodes("Point", 1), outcome.results, step)
     other.clean_up()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".all.h5.parts", "all.h5"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_appeared_while_it_ran_stays(tmp_path: Path, force: bool) -> None:
+    step = Step("rollout", [], "", {}, [])
+    outputs = Outputs(tmp_path / "all.h5", None, force=force)
+    outputs.check(episodes("Point", 1))
+    outcome = run("Point", 1, baseline=RANDOM, recording=outputs.recording(step))
+    (tmp_path / "all.h5").write_text("somebody else's")
+    with nullcontext() if force else pytest.raises(CannotCreateError, match=r"all\.h5 exists"):
+        outputs.finish(episodes("Point", 1), outcome.results, step)
+    outputs.clean_up()
+    assert [path.name for path in tmp_path.iterdir()] == ["all.h5"]
+    assert ((tmp_path / "all.h5").read_bytes() == b"somebody else's") is not force
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])

@@ -32,7 +32,7 @@ class DemoOptions:
     """What is learnt from."""
 
     camera: str = parameter("agentview_image", "The camera that sees the scene, as the demonstrations call it (obs/NAME).")
-    gripper_camera: str = parameter("eye_in_hand_image", 'The camera on the gripper; "" for none.')
+    gripper_camera: str = parameter("eye_in_hand_image", "The camera on the gripper, or none.")
     state: str = parameter("proprio", "Proprioception (obs/NAME); several by comma are put one after the other.")
     language: str = parameter("", "What is done in demonstrations that do not say so.")
     normalise: str = parameter(

@@ -16,7 +16,7 @@ import numpy as np
 from tracekit.action.observation import Observation
 from tracekit.envs.live import EnvRequest, StepOutcome
 from tracekit.errors import BadDataError, UnavailableError, UsageError
-from tracekit.interop.robocasa import ACTION_PARTS, ACTION_SIZE, STATE_PARTS, STATE_SIZE
+from tracekit.interop.robocasa import ACTION_SIZE, STATE_PARTS, STATE_SIZE, action_parts
 
 CAMERA, HAND_CAMERA = "robot0_agentview_left", "robot0_eye_in_hand"
 TASK_SENTENCE = "annotation.human.task_description"
@@ -59,7 +59,6 @@ class LiveRoboCasa:
         self._camera, self._hand_camera = f"video.{request.camera or CAMERA}", f"video.{request.gripper_camera or HAND_CAMERA}"
         self._env: Any = gymnasium.make(request.name, disable_env_checker=True, camera_widths=request.width, camera_heights=request.height)
         self.versions = {"robocasa": str(getattr(robocasa, "__version__", "unknown"))}
-        self._starts, self._stops = _bounds()
 
     def reset(self, seed: int) -> None:
         self._seen, _ = self._env.reset(seed=seed)
@@ -74,8 +73,8 @@ class LiveRoboCasa:
         )
 
     def step(self, action: np.ndarray) -> StepOutcome:
-        parts = {f"action.{part}": action[start:stop] for part, start, stop in zip(ACTION_PARTS, self._starts, self._stops, strict=True)}
-        self._seen, reward, terminated, truncated, info = self._env.step(parts)
+        parts = action_parts(action)
+        self._seen, reward, terminated, truncated, info = self._env.step({f"action.{name}": part for name, part in parts.items()})
         return StepOutcome(float(reward), bool(info["success"]), bool(terminated or truncated))
 
     def expert_action(self) -> None:
@@ -89,9 +88,3 @@ class LiveRoboCasa:
             return self._seen[key]
         except KeyError:
             raise BadDataError(f"observations of {self._request.name} have no {key}", hint=f"they have: {', '.join(self._seen)}") from None
-
-
-def _bounds() -> tuple[np.ndarray, np.ndarray]:
-    """Where each part of an action starts and stops."""
-    stops = np.cumsum(list(ACTION_PARTS.values()))
-    return stops - list(ACTION_PARTS.values()), stops

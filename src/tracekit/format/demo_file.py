@@ -115,12 +115,8 @@ class DemoFile:
         """(T, P) float32."""
         return self._states[self._rows[key]]
 
-    def pictures(self, key: str, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """What both cameras see before action `step`: agentview (H, W, 3) uint8 RGB, and the gripper's, None where there is no such camera."""
-        return self.agentview(key, step), self.gripper(key, step) if self.layout.gripper else None
-
     def agentview(self, key: str, step: int) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. Raises BadDataError naming the step when it cannot be read."""
+        """What is seen before action `step`: (H, W, 3) uint8 RGB. Raises BadDataError naming the step when it cannot be read."""
         return self._picture(key, self.layout.agentview, step)
 
     def gripper(self, key: str, step: int) -> np.ndarray:

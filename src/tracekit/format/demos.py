@@ -127,13 +127,13 @@ def describe_demos(path: Path, *, every_value: bool = False) -> dict[str, Any]:
         }
 
 
-def merge_demos(target: Path, sources: dict[str, Path], environments: list[str], step: Step) -> None:
-    """Write demonstrations to `target`: their names in order, and the file that each is in, which may be `target` itself.
+def merge_demos(target: Path, sources: dict[str, Path], environments: list[str], step: Step, *, force: bool = False) -> None:
+    """Write demonstrations to `target`: their names in order, and the file that each is in, which with `force` may be `target` itself.
 
     Every tenth start of a task, the last ones, and one at least where there are two, make up mask/valid; the others mask/train.
-    Frames move as they are packed. Raises StorageError when the disk fails.
+    Frames move as they are packed. Raises CannotCreateError when `target` is there and `force` is not given, StorageError when the disk fails.
     """
-    with new_hdf5_file(target, force=True) as file, ExitStack() as current:
+    with new_hdf5_file(target, force=force) as file, ExitStack() as current:
         put_root(file)
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": ",".join(environments), "type": _GYMNASIUM, "env_kwargs": {}})

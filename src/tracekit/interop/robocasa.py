@@ -15,8 +15,6 @@ src/lerobot/envs/robocasa.py of github.com/Yoonkyo/mu0, which has the same order
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 ACTION_PARTS = {
@@ -47,7 +45,6 @@ def _places() -> np.ndarray:
 
 
 _FOLDER_PLACE = _places()
-_ENVIRONMENT_PLACE = np.argsort(_FOLDER_PLACE)
 
 
 def environment_from_dataset(action: np.ndarray) -> np.ndarray:
@@ -55,17 +52,7 @@ def environment_from_dataset(action: np.ndarray) -> np.ndarray:
     return action[..., _FOLDER_PLACE]
 
 
-def dataset_from_environment(action: np.ndarray) -> np.ndarray:
-    """Actions (..., 12) of the environment in the order of a LeRobot folder."""
-    return action[..., _ENVIRONMENT_PLACE]
-
-
-def state_from_observations(observations: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The state (..., 16) in the order of a LeRobot folder, of the environment's observations by name. KeyError names one that is not there."""
-    return np.concatenate([observations[name] for name, _ in STATE_PARTS.values()], axis=-1)
-
-
-def observations_from_state(state: np.ndarray) -> dict[str, np.ndarray]:
-    """The observations by the environment's names, of a state (..., 16) in the order of a LeRobot folder."""
-    stops = np.cumsum([length for _, length in STATE_PARTS.values()])[:-1]
-    return dict(zip((name for name, _ in STATE_PARTS.values()), np.split(state, stops, axis=-1), strict=True))
+def action_parts(action: np.ndarray) -> dict[str, np.ndarray]:
+    """The parts by their names, of an action (..., 12) of a LeRobot folder."""
+    stops = np.cumsum(list(ACTION_PARTS.values()))[:-1]
+    return dict(zip(ACTION_PARTS, np.split(action, stops, axis=-1), strict=True))

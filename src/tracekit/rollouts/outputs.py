@@ -49,12 +49,16 @@ class Outputs:
         return RecordingPlan(self._parts, self._videos, step)
 
     def finish(self, episodes: Sequence[Episode], results: Sequence[EpisodeResult], step: Step) -> None:
-        """Put the episodes that were run to their end into one file, if that is asked for. Raises StorageError when the disk fails."""
+        """Put the episodes that were run to their end into one file, if that is asked for.
+
+        Raises CannotCreateError when somebody else has made it in the meantime, StorageError when the disk fails.
+        """
         if self._is_one_file and self._demos is not None and self._parts is not None:
             run = [episode for episode, result in zip(episodes, results, strict=True) if not result.error]
             sources = {episode.name: self._parts / f"{episode.name}.h5" for episode in run}
             if sources:
-                merge_demos(self._demos, sources, list(dict.fromkeys(episode.env.name for episode in run)), step)
+                names = list(dict.fromkeys(episode.env.name for episode in run))
+                merge_demos(self._demos, sources, names, step, force=self._force)
 
     def clean_up(self) -> None:
         """However it ended: no parts and no temporaries are left."""

@@ -188,6 +188,6 @@ def _put_together(requests: Sequence[EpisodeRequest], demos: DemoPlan, *, force:
             "number": max(request.number for request in requests),
         }
         step = provenance_of(parameters, seed=requests[0].seed, argv=argv, report=Report())
-        merge_demos(demos.path, sources, [f"{metaworld.SUITE}/{task}" for task in tasks], step)
+        merge_demos(demos.path, sources, [f"{metaworld.SUITE}/{task}" for task in tasks], step, force=True)
         report.note(f"{demos.path} holds {len(sources)} demonstrations")
     shutil.rmtree(demos.parts, ignore_errors=True)
