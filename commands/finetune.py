@@ -29,7 +29,9 @@ class StartOptions:
     output: str | None = parameter(
         None, "The folder of the run: the world model, checkpoints of the policy, log, pointers to the last and the best."
     )
-    preset: str = parameter("metaworld", "The head, and how it is trained.", choices=tuple(PRESETS))
+    preset: str = parameter(
+        "metaworld", "The head, and how it is trained. Defaults shown here are those of metaworld.", choices=tuple(PRESETS)
+    )
     config: str | None = parameter(None, "A TOML file of options.")
     force: bool = parameter(False, "Remove the run that is in the folder and start anew.")
     dry_run: bool = parameter(False, "Print the configuration, weights and demonstrations; touch nothing.")
