@@ -36,7 +36,7 @@ class RunOptions:
     """Where the run is, and how it is started."""
 
     output: str | None = parameter(None, "The folder of the run: checkpoints, log, pointers to the last and the best checkpoint.")
-    preset: str = parameter("2.59b", "The network, and how it is trained.", choices=tuple(PRESETS))
+    preset: str = parameter("2.59b", "The network, and how it is trained. Defaults shown here are those of 2.59b.", choices=tuple(PRESETS))
     config: str | None = parameter(None, "A TOML file of options.")
     force: bool = parameter(False, "Remove the run that is in the folder and start anew.")
     dry_run: bool = parameter(False, "Print the configuration, weights, memory and first batch; touch nothing. Works without a corpus.")

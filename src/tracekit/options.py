@@ -101,7 +101,7 @@ def _option(field: dataclasses.Field, kind: Any, flags: tuple[str, ...] | None, 
         declarations = (*declarations, short)
     text = rule.help + (f" One of: {', '.join(rule.choices)}." if rule.choices else "")
     complete = (lambda incomplete: [choice for choice in rule.choices or () if choice.startswith(incomplete)]) if rule.choices else None
-    shown: bool | str = not (default is None or default == "" or default is False)
+    shown: bool | str = not (default is None or default == "" or (default is False and field.default is False))
     if isinstance(default, float):
         shown = repr(default).removesuffix(".0")  # all digits: what is shown is what is used
     info = typer.Option(*declarations, help=text, envvar=envvars, show_envvar=False, show_default=shown, autocompletion=complete)

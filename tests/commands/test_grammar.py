@@ -6,15 +6,18 @@ import json
 import os
 import resource
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from run_command import PROGRAM, environment, shell, tracekit
+from typer.testing import CliRunner
 
-from tracekit import __version__
+from tracekit import __version__, options
 from tracekit.cli import COMMANDS
 from tracekit.documentation import commands_page, format_page
 from tracekit.format.file import open_records
+from tracekit.parameters import parameter
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -98,6 +101,37 @@ def test_flag_over_environment_over_file_over_preset_over_default(tmp_path: Path
     with open_records(tmp_path / "out.h5") as file:
         step = file.steps()[-1]
     assert step.seed == 3 and step.parameters["threshold"] == 33.0, "info prints what was used"
+
+
+@dataclass(frozen=True)
+class Sweets:
+    """Options of a command with presets."""
+
+    preset: str = parameter("small", "How many.", choices=("small", "large", "odd"))
+    number: int = parameter(1, "Pieces.")
+    weight: float = parameter(0.5, "Of each.")
+    wrapped: bool = parameter(True, "In paper.")
+    colour: str = parameter("red", "Of all.")
+
+
+def test_help_shows_what_the_first_preset_makes_of_a_default() -> None:
+    """And another preset that says nothing of an option leaves it at its own default, not at that of the first."""
+    made: list[Sweets] = []
+    presets = {"small": {"number": 3, "weight": 1e-3, "wrapped": False}, "large": {"number": 90}, "odd": {"colour": "blue"}}
+    app = options.typer_app("sweets", lambda sweets: made.append(sweets), {"sweets": Sweets}, sources=None, presets=presets)
+    shown = CliRunner().invoke(app, ["--help"]).output
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip().startswith("--")}
+    assert "[default: 3]" in lines["--number"] and "[default: (0.001)]" in lines["--weight"], shown
+    assert "[default: no-wrapped]" in lines["--wrapped"] and "[default: red]" in lines["--colour"], shown
+    for arguments in ([], ["--preset", "large"], ["--preset", "odd", "--wrapped"], ["--number", "1"], ["--preset", "odd", "--number", "3"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert made == [
+        Sweets("small", 3, 1e-3, False, "red"),
+        Sweets("large", 90, 0.5, True, "red"),
+        Sweets("odd", 1, 0.5, True, "blue"),
+        Sweets("small", 1, 1e-3, False, "red"),
+        Sweets("odd", 3, 0.5, True, "blue"),
+    ]
 
 
 @pytest.mark.parametrize(
