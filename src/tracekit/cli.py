@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit-bspline": ("fit_bspline", "turn episodes into a corpus of spline-fitted traces"),
     "pretrain": ("pretrain", "train μ0, the trace world model, on a corpus"),
     "finetune": ("finetune", "train an action expert on top of μ0 from demonstrations"),
-    "rollout": ("rollout", "predict traces with μ0"),
+    "rollout": ("rollout", "predict traces with μ0, or let a policy act in a simulator"),
     "simulate": ("simulate", "make clips with ground truth in a simulator"),
     "evaluate": ("evaluate", "score predicted traces, or an extraction against ground truth"),
     "export": ("export", "write what other people's programs read"),
