@@ -11,7 +11,8 @@ import typer
 
 from tracekit import options
 from tracekit.errors import TracekitError
-from tracekit.format.demos import describe_demos, holds_demos
+from tracekit.format.demo_overview import ROBOMIMIC, describe_robomimic, has_robomimic_layout
+from tracekit.format.demos import FORMAT, describe_demos, holds_demos
 from tracekit.format.file import RecordFile, open_records
 from tracekit.parameters import parameter
 
@@ -42,9 +43,12 @@ def describe(file: RecordFile) -> dict[str, Any]:
 
 def read_report(source: str, *, validate: bool) -> dict[str, Any]:
     """What `info` shows of a file. Raises TracekitError when it cannot be read, or is not valid."""
-    if source != "-" and holds_demos(source):
-        return describe_demos(Path(source), every_value=validate)
-    with open_records(source) as file:
+    if source != "-":
+        if holds_demos(source):
+            return describe_demos(Path(source), every_value=validate)
+        if has_robomimic_layout(source):
+            return describe_robomimic(Path(source), every_value=validate)
+    with open_records(source, others=[FORMAT, ROBOMIMIC] if source != "-" else []) as file:
         if validate:
             file.validate_everything()
         return describe(file)
@@ -60,7 +64,7 @@ def captions(file: RecordFile) -> list[str]:
 
 
 class InfoCommand:
-    """Reads any file of ours."""
+    """Reads any file of ours, and demonstrations in robomimic's layout."""
 
     def typer_app(self) -> typer.Typer:
         return options.typer_app(
@@ -68,7 +72,8 @@ class InfoCommand:
             self.run,
             {"parameters": InfoOptions},
             sources="Files; - or nothing is standard input.",
-            about="Say what is in a file, and who wrote it.\n\nReads: any file of tracekit.\n\nExample:  tracekit info --validate in.h5",
+            about="Say what is in a file, and who wrote it.\n\nReads: any file of tracekit; demonstrations in robomimic's layout."
+            "\n\nExample:  tracekit info --validate in.h5",
         )
 
     def run(self, sources: list[str], parameters: InfoOptions) -> None:
@@ -103,13 +108,9 @@ def show(report: dict[str, Any]) -> None:
     if "error" in report:
         console.print(Text(f"{report['file']}: {report['error']}"))
         return
+    version = f" version {report['format_version']}" if report["format_version"] is not None else ""
     verdict = "  valid" if report["valid"] else ""
-    console.print(
-        Text(
-            f"{report['file']}  {report['format']} version {report['format_version']}  {report['bytes'] / 1e6:.2f} MB{verdict}",
-            style="bold",
-        )
-    )
+    console.print(Text(f"{report['file']}  {report['format']}{version}  {report['bytes'] / 1e6:.2f} MB{verdict}", style="bold"))
     if report["clip_id"]:
         console.print(Text(f"clip {report['clip_id']}"))
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -122,6 +123,8 @@ def show(report: dict[str, Any]) -> None:
         console.print(Text(f"  {sentence}"))
     if report["unknown"]:
         console.print(Text(f"unknown to this version, carried along: {', '.join(report['unknown'])}"))
+    if not report["provenance"]:
+        return
     steps = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("#", "command", "backend", "when", "seed", "counted"):
         steps.add_column(column)

@@ -47,7 +47,7 @@ def typer_app(
     flags = flags or {}
     preset_field = fields.get("preset")
     # What --help shows: what holds when no other preset is chosen.
-    first = _preset(presets, preset_field.default, preset_field) if preset_field is not None else {}
+    first = _preset(presets, str(preset_field.default), preset_field) if preset_field is not None else {}
     plain = {key: field.default for key, field in fields.items() if key in first}
 
     def callback(ctx: typer.Context, **values: Any) -> None:

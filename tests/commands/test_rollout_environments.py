@@ -61,7 +61,7 @@ def test_the_table(recorded: Path) -> None:
 
 def test_the_file_is_one_of_demonstrations(recorded: Path) -> None:
     about = describe_demos(recorded, every_value=True)
-    assert about["groups"]["data/demo_0"].endswith("6 steps, not done: go there") and about["groups"]["mask/valid"] == "1 demonstrations"
+    assert about["groups"]["data/demo_0"].endswith("6 steps, not done: go there") and about["groups"]["mask/valid"] == "1 demonstration"
     (step,) = about["provenance"]
     assert step["command"] == "rollout" and step["backend"] == "random" and step["parameters"]["env"] == POINT
     with h5py.File(recorded) as file:

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from demo_recordings import write_recordings
 
 from tracekit.errors import BadDataError, MissingInputError
 from tracekit.format.demos import Demo, describe_demos, holds_demos, merge_demos, read_contents, write_demo
@@ -112,10 +113,13 @@ def test_info_describes_demonstrations(tmp_path: Path, capsys: pytest.CaptureFix
     report = read_report(path, validate=True)
     assert report == describe_demos(Path(path)) and report["format"] == "tracekit/demos"
     assert report["groups"] == {
+        "data": "2 demonstrations, 11 steps",
+        "data/*/actions": "4 numbers",
+        "data/*/obs": "states: proprio (4 numbers); cameras: agentview_image (8 x 6 pixels), eye_in_hand_image (8 x 6 pixels)",
         "data/demo_0": "d0: 5 steps, done: push the puck",
         "data/demo_1": "d1: 6 steps, done: push the puck",
-        "mask/train": "1 demonstrations",
-        "mask/valid": "1 demonstrations",
+        "mask/train": "1 demonstration",
+        "mask/valid": "1 demonstration",
     }
     assert {"path": "data/demo_1/obs/proprio", "shape": [6, 4]}.items() <= report["datasets"][-1].items()
     assert [step["command"] for step in report["provenance"]] == ["simulate"]
@@ -140,3 +144,58 @@ def test_info_finds_damage_in_demonstrations(tmp_path: Path) -> None:
     with h5py.File(other, "w") as file:
         file.attrs["format"] = "something/else"
     assert not holds_demos(str(other)) and not holds_demos(str(tmp_path)) and not holds_demos(str(tmp_path / "none.h5"))
+
+
+def test_info_describes_demonstrations_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tracekit.commands.info import read_report, show
+
+    path = tmp_path / "lift.h5"
+    named = {"cameras": ("front",), "states": {"joints": 7, "hand": 1}, "masks": {"train": [0], "valid": [1, 2]}}
+    write_recordings(path, [4, 1, 2], languages=["lift it", "", " "], **named)
+    assert not holds_demos(str(path))
+    for validate in (False, True):
+        report = read_report(str(path), validate=validate)
+        assert report["groups"] == {
+            "data": "3 demonstrations, 7 steps; 2 without a sentence, which finetune --language gives",
+            "data/*/actions": "3 numbers",
+            "data/*/obs": "states: hand (1 number), joints (7 numbers); cameras: front (16 x 12 pixels)",
+            "data/demo_0": "4 steps: lift it",
+            "data/demo_1": "1 step: no sentence",
+            "data/demo_2": "2 steps: no sentence",
+            "mask/train": "1 demonstration",
+            "mask/valid": "2 demonstrations",
+        }
+    assert len(report["datasets"]) == 3 * 4 and report["provenance"] == []
+    assert {"path": "data/demo_0/obs/front", "shape": [4, 12, 16, 3], "dtype": "uint8"}.items() <= report["datasets"][1].items()
+    show({**report, "valid": True})
+    assert "lift.h5 robomimic's layout 0.0" in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_finds_damage_in_demonstrations_of_others(tmp_path: Path) -> None:
+    from tracekit.commands.info import read_report
+
+    path = write_recordings(tmp_path / "lift.h5", [4, 3])
+    with h5py.File(path, "r+") as file:
+        front = file.create_dataset("data/demo_1/obs/front", data=np.ones((3, 12, 16, 3), np.uint8), chunks=(1, 12, 16, 3), fletcher32=True)
+        chunk = front.id.get_chunk_info(2)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset] ^= 0xFF
+    path.write_bytes(content)
+    read_report(str(path), validate=False)
+    with pytest.raises(BadDataError, match=r"data/demo_1/obs/front in lift\.h5 cannot be read: its checksum is wrong"):
+        read_report(str(path), validate=True)
+
+
+def test_info_names_all_that_it_knows_for_what_it_does_not(tmp_path: Path) -> None:
+    from tracekit.commands.info import read_report
+
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["data/demo_0/movements"] = np.ones(3)
+    with pytest.raises(BadDataError, match=r"expected one of .*tracekit/demos, robomimic's layout"):
+        read_report(str(path), validate=False)
+    with h5py.File(path, "r+") as file:  # whoever says what it is, is believed
+        file["data/demo_0/actions"] = np.ones((3, 2))
+        file.attrs["format"] = "else"
+    with pytest.raises(BadDataError, match=r"is of format else, but one of .*tracekit/demos, robomimic's layout is expected"):
+        read_report(str(path), validate=False)

@@ -171,7 +171,7 @@ class DemoFile:
         self._rows: dict[str, slice] = {}
         actions, states = [], []
         start = 0
-        for key in sorted(data, key=_by_number):
+        for key in sorted(data, key=by_number):
             where = f"data/{key}"
             group = member(data, key, where, self.path)
             if not isinstance(group, h5py.Group):
@@ -184,8 +184,9 @@ class DemoFile:
                     raise BadDataError(
                         f"{what} have {this.shape[1]} numbers in {key}, but {first.shape[1]} in {self.demos[0].key}, of {self.path}"
                     )
-            name = self._text(group, "name", where) or key
-            self.demos.append(DemoHead(key, name, len(of_demo), self._language(group, where), split.get(key, "") if split else "train"))
+            name = _text(group, "name", where, self.path) or key
+            language = read_language(group, where, self.path)
+            self.demos.append(DemoHead(key, name, len(of_demo), language, split.get(key, "") if split else "train"))
             self._rows[key] = slice(start, start + len(of_demo))
             start += len(of_demo)
         if not self.demos:
@@ -284,36 +285,47 @@ class DemoFile:
             raise BadDataError(f"{where} has shape {picture.shape} and type {picture.dtype}, but (height, width, 3) and uint8 are expected")
         return picture
 
-    def _language(self, group: h5py.Group, where: str) -> str:
-        """The attribute `language`, or what robocasa writes: `lang` in the JSON of `ep_meta`."""
-        language = self._text(group, "language", where)
-        if language:
-            return language
-        try:
-            about = json.loads(self._text(group, "ep_meta", where) or "{}")
-        except (ValueError, RecursionError):
-            raise BadDataError(f"attribute ep_meta of {where} in {self.path} is no JSON") from None
-        sentence = about.get("lang", "") if isinstance(about, dict) else ""
-        return sentence.strip() if isinstance(sentence, str) else ""
-
-    def _text(self, group: h5py.Group, name: str, where: str) -> str:
-        value = attribute(group, name, where, self.path)
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        return value.strip() if isinstance(value, str) else ""
-
 
 _of_the_parent_process: list[h5py.File] = []
 
 
-def _by_number(key: str) -> tuple[int, str]:
+def read_language(demo: h5py.Group, where: str, name: str) -> str:
+    """What is done in a demonstration, a sentence: the attribute `language`, or what robocasa writes, `lang` in the JSON of `ep_meta`; else "".
+
+    `where` and `name` are what messages call the group and its file. Raises BadDataError for attributes that are damaged.
+    """
+    language = _text(demo, "language", where, name)
+    if language:
+        return language
+    try:
+        about = json.loads(_text(demo, "ep_meta", where, name) or "{}")
+    except (ValueError, RecursionError):
+        raise BadDataError(f"attribute ep_meta of {where} in {name} is no JSON") from None
+    sentence = about.get("lang", "") if isinstance(about, dict) else ""
+    return sentence.strip() if isinstance(sentence, str) else ""
+
+
+def _text(group: h5py.Group, key: str, where: str, name: str) -> str:
+    value = attribute(group, key, where, name)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value.strip() if isinstance(value, str) else ""
+
+
+def by_number(key: str) -> tuple[int, str]:
     """demo_2 before demo_10."""
     number = re.search(r"(\d+)$", key)
     return int(number[1]) if number else -1, key
 
 
+def own_members(group: h5py.Group) -> list[str]:
+    """Names of what lies in a group itself. Links are not followed, not even to say what there is."""
+    return [name for name in group if isinstance(name, str) and group.get(name, getclass=True, getlink=True) is h5py.HardLink]
+
+
 def _names(observations: h5py.Group, *numbers_of_axes: int) -> str:
-    """Datasets of so many axes. Links are not followed, not even to say what there is."""
-    own = [name for name in observations if isinstance(name, str) and observations.get(name, getclass=True, getlink=True) is h5py.HardLink]
-    found = [name for name in own if isinstance(obj := observations[name], h5py.Dataset) and obj.ndim in numbers_of_axes]
+    """Datasets of so many axes."""
+    found = [
+        name for name in own_members(observations) if isinstance(obj := observations[name], h5py.Dataset) and obj.ndim in numbers_of_axes
+    ]
     return ", ".join(sorted(found)) or "none"

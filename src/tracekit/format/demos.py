@@ -23,6 +23,7 @@ import numpy as np
 from tracekit.errors import BadDataError, MissingInputError, ResumableError, TracekitError
 from tracekit.format import provenance
 from tracekit.format.container import check_is_whole, is_hdf5, open_checked, read_dataset
+from tracekit.format.demo_overview import counted, facts, masks, overview
 from tracekit.format.file import carry_along, new_hdf5_file
 from tracekit.format.provenance import Step
 
@@ -97,30 +98,28 @@ def describe_demos(path: Path, *, every_value: bool = False) -> dict[str, Any]:
     Raises BadDataError when the file is damaged.
     """
     with _opened(path) as file:
-        groups, datasets = {}, []
-        for name, _, demo in _demos(file, path):
+        demos = list(_demos(file, path))
+        groups = overview({_key(demo): demo for _, _, demo in demos}, os.fspath(path))
+        datasets = []
+        for name, _, demo in demos:
             outcome = "done" if demo.attrs["success"] else "not done"
-            groups[demo.name.lstrip("/")] = f"{name}: {demo.attrs['num_samples']} steps, {outcome}: {demo.attrs['language']}"
+            steps = counted(int(demo.attrs["num_samples"]), "step")
+            groups[f"data/{_key(demo)}"] = f"{name}: {steps}, {outcome}: {demo.attrs['language'] or 'no sentence'}"
             for part in ("actions", "rewards", "dones", "obs/agentview_image", "obs/eye_in_hand_image", "obs/proprio"):
                 if part == "obs/eye_in_hand_image" and part not in demo:
                     continue  # brought in from a robot without such a camera
                 stored = demo[part]
                 if every_value:
                     read_dataset(stored)
-                datasets.append((stored.name.lstrip("/"), stored.shape, str(stored.dtype), stored.id.get_storage_size()))
-        for split, members in file.get("mask", {}).items():
-            groups[f"mask/{split}"] = f"{len(members)} demonstrations"
+                datasets.append({"path": stored.name.lstrip("/"), **facts(stored)})
         return {
             "file": os.fspath(path),
             "format": FORMAT,
             "format_version": int(file.attrs["format_version"]),
             "clip_id": "",
             "bytes": path.stat().st_size,
-            "groups": groups,
-            "datasets": [
-                dict(zip(("path", "shape", "dtype", "bytes"), (n, list(shape), kind, size), strict=True))
-                for n, shape, kind, size in datasets
-            ],
+            "groups": groups | masks(file, os.fspath(path)),
+            "datasets": datasets,
             "unknown": [],
             "captions": [],
             "provenance": [vars(step) for step in provenance.read(file)],
@@ -192,6 +191,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         if file.attrs.get("format") != FORMAT:
             raise BadDataError(f"{name} holds no demonstrations: its attribute `format` is not {FORMAT}")
         yield file
+
+
+def _key(demo: h5py.Group) -> str:
+    return demo.name.rpartition("/")[2]
 
 
 def _demos(file: h5py.File, path: Path) -> Iterator[tuple[str, dict[str, Any], h5py.Group]]:

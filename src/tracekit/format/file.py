@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -239,8 +239,9 @@ class RecordFile:
 
 
 @contextlib.contextmanager
-def open_records(source: str | os.PathLike | None, kind: FileKind | None = None) -> Iterator[RecordFile]:
-    """Open a file, or standard input for None and "-". With `kind` None any kind is accepted.
+def open_records(source: str | os.PathLike | None, kind: FileKind | None = None, *, others: Sequence[str] = ()) -> Iterator[RecordFile]:
+    """Open a file, or standard input for None and "-". With `kind` None any kind is accepted. `others` are formats that the caller reads
+    by other means, to be named where none fits.
 
     Raises MissingInputError when there is nothing to read, BadDataError when it is not a whole, harmless file of that kind
     in a version that is understood, ResumableError when another process is writing it.
@@ -256,7 +257,7 @@ def open_records(source: str | os.PathLike | None, kind: FileKind | None = None)
         if spool is not None:
             spool.forget_name()
         raw = spool.stream if spool is not None else stack.enter_context(open(path, "rb"))
-        yield RecordFile(file, _check_kind(file, kind, name), name, raw)
+        yield RecordFile(file, _check_kind(file, kind, name, others), name, raw)
 
 
 def _standard_input(stack: contextlib.ExitStack) -> tuple[str, streams.Spool | None]:
@@ -267,8 +268,8 @@ def _standard_input(stack: contextlib.ExitStack) -> tuple[str, streams.Spool | N
     return spool.path, spool
 
 
-def _check_kind(file: h5py.File, wanted: FileKind | None, name: str) -> FileKind:
-    expected = wanted.name if wanted else "one of " + ", ".join(KINDS)
+def _check_kind(file: h5py.File, wanted: FileKind | None, name: str, others: Sequence[str]) -> FileKind:
+    expected = wanted.name if wanted else "one of " + ", ".join([*KINDS, *others])
     found = file.attrs.get("format")
     if not isinstance(found, str):
         raise BadDataError(f"{name} is HDF5, but not a tracekit file: it has no attribute `format`; expected {expected}")
