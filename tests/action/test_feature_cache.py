@@ -69,7 +69,7 @@ def test_cached_features_are_those_of_the_world_model_to_the_rounding_of_float16
     index = DemoIndex(two_files(tmp_path))
     config = expert(gripper_features=gripper, use_trace=use_trace)
     frozen = FrozenMu0(model, config)
-    cache = build_cache(tmp_path / "cache", index, config, frozen, TOKENIZER)
+    cache = build_cache(tmp_path / "cache", index, config, lambda: frozen, TOKENIZER)
     assert len(cache) == len(index) == 21
     for cached, batch in zip(batches(index, config, pickle.loads(pickle.dumps(cache))), batches(index, config, None), strict=True):
         assert cached.image is None and (cached.gripper is None) == (gripper != "stem")
@@ -103,7 +103,7 @@ def test_an_expert_says_the_same_of_cached_features(tmp_path: Path, model: Mu0, 
     widths = feature_widths(model)
     torch.manual_seed(0)
     head = ActionExpert(config, widths.vlm, widths.trace, widths.gripper).eval()
-    cache = build_cache(tmp_path / "cache", index, config, frozen, TOKENIZER)
+    cache = build_cache(tmp_path / "cache", index, config, lambda: frozen, TOKENIZER)
     for cached, batch in zip(batches(index, config, cache), batches(index, config, None), strict=True):
         with torch.no_grad():
             one, other = (head(dataclasses.replace(each, features=frozen.complete(each))) for each in (batch, cached))
@@ -117,7 +117,7 @@ def test_a_cache_is_found_without_a_world_model_and_only_when_it_is_whole(tmp_pa
     folder = tmp_path / "cache"
     config = expert()
     assert find_cache(folder, index, config, digest, TOKENIZER) is None and not folder.exists()
-    built = build_cache(folder, index, config, FrozenMu0(model, config), TOKENIZER)
+    built = build_cache(folder, index, config, lambda: FrozenMu0(model, config), TOKENIZER)
     found = find_cache(folder, index, config, digest, TOKENIZER)
     assert found is not None
     np.testing.assert_array_equal(found.frame(20).vlm, built.frame(20).vlm)
@@ -149,7 +149,7 @@ def test_what_is_there_is_not_computed_again_and_serves_whatever_needs_no_more(
         seen.clear()
         report = Report()
         index = DemoIndex(files, changes.get("layout"), language=changes.get("language", ""))
-        build_cache(tmp_path / "cache", index, config, FrozenMu0(network, config), TOKENIZER, report=report)
+        build_cache(tmp_path / "cache", index, config, lambda: FrozenMu0(network, config), TOKENIZER, report=report)
         assert report.counts["frames whose features were computed"] == sum(seen)
         assert report.counts["frames whose features were cached already"] == len(index) - sum(seen)
         return sum(seen)
@@ -181,14 +181,34 @@ def test_what_is_there_is_not_computed_again_and_serves_whatever_needs_no_more(
     assert computed([moved], expert()) == 11
 
 
+def test_what_another_process_computes_meanwhile_is_not_counted_and_needs_no_world_model(tmp_path: Path, model: Mu0) -> None:
+    """It looks before the other process is done, and gets the lock after."""
+    index = DemoIndex(two_files(tmp_path))
+    config, digest, folder = expert(), world_digest(model), tmp_path / "cache"
+    reports = Report(), Report()
+
+    def work_of_the_other() -> FrozenMu0:
+        build_cache(folder, DemoIndex([index.files[1].path]), config, lambda: FrozenMu0(model, config), TOKENIZER, report=reports[1])
+        return FrozenMu0(model, config)
+
+    build_cache(folder, index, config, work_of_the_other, TOKENIZER, digest=digest, report=reports[0])
+    assert [report.counts["frames whose features were computed"] for report in reports] == [11, 10]
+    assert [report.counts["frames whose features were cached already"] for report in reports] == [10, 0]
+
+    def never() -> FrozenMu0:
+        raise AssertionError
+
+    assert len(build_cache(folder, index, config, never, TOKENIZER, digest=digest)) == 21
+
+
 def test_traces_join_what_was_made_without_them(tmp_path: Path, model: Mu0) -> None:
     index = DemoIndex(two_files(tmp_path))
     config = expert(use_trace=False, gripper_features="none")
-    build_cache(tmp_path / "cache", index, config, FrozenMu0(model, config), TOKENIZER)
+    build_cache(tmp_path / "cache", index, config, lambda: FrozenMu0(model, config), TOKENIZER)
     before = files_of(tmp_path / "cache")
     assert not any("trace" in name for name in before)
     config = dataclasses.replace(config, use_trace=True)
-    build_cache(tmp_path / "cache", index, config, FrozenMu0(model, config), TOKENIZER)
+    build_cache(tmp_path / "cache", index, config, lambda: FrozenMu0(model, config), TOKENIZER)
     after = files_of(tmp_path / "cache")
     assert all(after[name] == content for name, content in before.items() if name.endswith(".npy"))
     assert sum("trace" in name for name in after) == 4
@@ -201,18 +221,19 @@ def test_a_build_that_is_stopped_goes_on_after_the_last_block(
     index = DemoIndex([write_recordings(tmp_path / "d.h5", [5, 7, 3])])
     config = expert()
     frozen = FrozenMu0(model, config)
-    build_cache(tmp_path / "at-once", index, config, frozen, TOKENIZER)
+    build_cache(tmp_path / "at-once", index, config, lambda: frozen, TOKENIZER)
     asked = iter(range(100))
     with pytest.raises(ResumableError, match=f"features of {4 * blocks} of 15 frames"):
-        build_cache(tmp_path / "cache", index, config, frozen, TOKENIZER, should_stop=lambda: next(asked) == blocks - 1)
+        build_cache(tmp_path / "cache", index, config, lambda: frozen, TOKENIZER, should_stop=lambda: next(asked) == blocks - 1)
     assert find_cache(tmp_path / "cache", index, config, world_digest(model), TOKENIZER) is None
     # A block that was half written when the process died.
     for path in (tmp_path / "cache").rglob("*.growing"):
         with path.open("ab") as file:
             file.write(b"half a block")
     seen = count_computed(monkeypatch)
-    build_cache(tmp_path / "cache", index, config, frozen, TOKENIZER)
-    assert sum(seen) == 15 - 4 * blocks
+    report = Report()
+    build_cache(tmp_path / "cache", index, config, lambda: frozen, TOKENIZER, report=report)
+    assert sum(seen) == 15 - 4 * blocks == report.counts["frames whose features were computed"]
     one, other = files_of(tmp_path / "at-once"), files_of(tmp_path / "cache")
     assert one == other
 
@@ -234,7 +255,7 @@ class Slow(Report):
 feature_writer._FRAMES_PER_BLOCK, feature_writer._BATCH = 4, 3
 folder = Path(sys.argv[1])
 index = DemoIndex([folder / "one.h5", folder / "other.h5"])
-feature_cache.build_cache(folder / "cache", index, expert(), FrozenMu0(world(), expert()), TOKENIZER, report=Slow())
+feature_cache.build_cache(folder / "cache", index, expert(), lambda: FrozenMu0(world(), expert()), TOKENIZER, report=Slow())
 """
 
 
@@ -248,7 +269,7 @@ def start_build(folder: Path, slow: float) -> subprocess.Popen[str]:
 def test_a_build_that_is_killed_goes_on_and_two_at_once_do_not_disturb_each_other(tmp_path: Path, model: Mu0) -> None:
     index = DemoIndex(two_files(tmp_path))
     config = expert()
-    build_cache(tmp_path / "at-once", index, config, FrozenMu0(model, config), TOKENIZER)
+    build_cache(tmp_path / "at-once", index, config, lambda: FrozenMu0(model, config), TOKENIZER)
     killed = start_build(tmp_path, 60)
     assert killed.stdout is not None
     assert killed.stdout.readline() == "block\n"
@@ -275,7 +296,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path: P
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
     report = Report()
     with pytest.raises(StorageError, match=r"features need .* free in .*cache\n"):
-        build_cache(tmp_path / "cache", index, config, FrozenMu0(model, config), TOKENIZER, report=report)
+        build_cache(tmp_path / "cache", index, config, lambda: FrozenMu0(model, config), TOKENIZER, report=report)
     assert not list((tmp_path / "cache").rglob("*.growing"))
     assert "kB a frame" in report.notes[0]
 
@@ -288,12 +309,12 @@ def test_a_disk_that_fills_up_stops_the_build_in_words_and_it_goes_on_later(tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (7_000, before[1]))
     try:
         with pytest.raises(StorageError, match="the file grew past the size limit"):
-            build_cache(tmp_path / "cache", index, expert(), frozen, TOKENIZER)
+            build_cache(tmp_path / "cache", index, expert(), lambda: frozen, TOKENIZER)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "cache").rglob("vlm.npy"))
-    build_cache(tmp_path / "cache", index, expert(), frozen, TOKENIZER)
-    build_cache(tmp_path / "at-once", index, expert(), frozen, TOKENIZER)
+    build_cache(tmp_path / "cache", index, expert(), lambda: frozen, TOKENIZER)
+    build_cache(tmp_path / "at-once", index, expert(), lambda: frozen, TOKENIZER)
     assert files_of(tmp_path / "at-once") == files_of(tmp_path / "cache")
 
 
@@ -318,7 +339,7 @@ def shorter(path: Path) -> None:
 def test_a_damaged_cache_is_named(tmp_path: Path, model: Mu0, spoil: Callable[[Path], object], name: str) -> None:
     index = DemoIndex([write_recordings(tmp_path / "d.h5", [3, 8], languages=["one", "two"])])
     config = expert()
-    build_cache(tmp_path / "cache", index, config, FrozenMu0(model, config), TOKENIZER)
+    build_cache(tmp_path / "cache", index, config, lambda: FrozenMu0(model, config), TOKENIZER)
     spoil(next((tmp_path / "cache").rglob(name)))
     with pytest.raises(BadDataError, match=f"{name}(.|\n)*remove the folder .*cache"):
         find_cache(tmp_path / "cache", index, config, world_digest(model), TOKENIZER)
@@ -330,17 +351,17 @@ def test_numbers_that_float16_cannot_hold_are_not_cached(tmp_path: Path) -> None
         network.vlm.text.norm.weight.mul_(1e5)
     index = DemoIndex(two_files(tmp_path))
     with pytest.raises(BadDataError, match=r"frames 0 to 2 of .*one\.h5 hold numbers that float16 cannot"):
-        build_cache(tmp_path / "cache", index, expert(), FrozenMu0(network, expert()), TOKENIZER)
+        build_cache(tmp_path / "cache", index, expert(), lambda: FrozenMu0(network, expert()), TOKENIZER)
 
 
 def test_a_memory_of_sources_that_is_spoilt_costs_time_only(tmp_path: Path, model: Mu0, monkeypatch: pytest.MonkeyPatch) -> None:
     index = DemoIndex(two_files(tmp_path))
-    build_cache(tmp_path / "cache", index, expert(), FrozenMu0(model, expert()), TOKENIZER)
+    build_cache(tmp_path / "cache", index, expert(), lambda: FrozenMu0(model, expert()), TOKENIZER)
     memory = tmp_path / "cache" / "sources.json"
     seen = count_computed(monkeypatch)
     for content in ("{", "[]", json.dumps({str(index.files[0].path): "x"}), json.dumps({"a": None})):
         memory.write_text(content)
-        build_cache(tmp_path / "cache", index, expert(), FrozenMu0(model, expert()), TOKENIZER)
+        build_cache(tmp_path / "cache", index, expert(), lambda: FrozenMu0(model, expert()), TOKENIZER)
         assert len(json.loads(memory.read_text())) >= 2
     memory.unlink()
     memory.mkdir()  # cannot be written

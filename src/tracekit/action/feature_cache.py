@@ -14,6 +14,7 @@ after the last block.
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def build_cache(
     folder: Path,
     index: DemoIndex,
     config: ActionConfig,
-    frozen: FrozenMu0,
+    load: Callable[[], FrozenMu0],
     tokenizer: Tokenizer,
     *,
     digest: str = "",
@@ -85,11 +86,13 @@ def build_cache(
 ) -> FeatureCache:
     """The features of all frames of an index; those that are missing are computed first.
 
+    `load` gives the world model, once, and only to a process that computes something or is not told its `digest`.
     Processes that want the same features at the same time wait for the first of them. `should_stop` is asked after every block.
     Raises StorageError when there is not enough space or the disk fails, ResumableError when stopped: what is done is kept.
     """
     report = report or Report()
-    digest = digest or world_digest(frozen.model)
+    load = functools.cache(load)
+    digest = digest or world_digest(load().model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,12 +100,12 @@ def build_cache(
     parts = [FeaturePart(folder, index, number, config, digest, tokenizer) for number in range(len(index.files))]
     missing = [part for part in parts if not part.is_complete()]
     frames = sum(part.about.num_frames for part in missing)
-    done = 0
+    done, computed = 0, 0
     for part in missing:
         with part.locked(report, should_stop):
             if not part.is_complete():  # else the process that held the lock has just made it
-                FeatureWriter(part, index, frozen, report, should_stop, done, frames).run()
+                computed += FeatureWriter(part, index, load(), report, should_stop, done, frames).run()
         done += part.about.num_frames
-    report.count("frames whose features were cached already", len(index) - frames)
-    report.count("frames whose features were computed", frames)
+    report.count("frames whose features were cached already", len(index) - computed)
+    report.count("frames whose features were computed", computed)
     return FeatureCache(parts)

@@ -47,12 +47,13 @@ class FeatureWriter:
         self._frames_before, self._all_frames = frames_before, all_frames
         self._names = part.missing()
 
-    def run(self) -> None:
-        """Leaves whole arrays, or those of whole blocks."""
+    def run(self) -> int:
+        """Leaves whole arrays, or those of whole blocks. Returns how many frames were computed: not those of a build that was stopped before."""
         part = self._part
         self._write_about()
         total = part.about.num_frames
         done, ends = self._progress()
+        computed = total - done
         with contextlib.ExitStack() as stack:
             files: dict[str, BinaryIO] = {}
             while done < total:
@@ -76,6 +77,7 @@ class FeatureWriter:
         for name in self._names:
             os.replace(self._growing(name), part.path(name))
         (part.folder / _PROGRESS).unlink(missing_ok=True)
+        return computed
 
     def _write_about(self) -> None:
         about, part = self._part.about, self._part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,12 +214,11 @@ def _features(
     folder, digest = Path(plan.data.cache_features), plan.world.checkpoint.digest
     cache = find_cache(folder, plan.index, plan.config, digest, collate.tokenizer)
     if cache is None:
-        frozen = plan.world.load(plan.config, processes)
         cache = build_cache(
             folder,
             plan.index,
             plan.config,
-            frozen,
+            functools.partial(plan.world.load, plan.config, processes),
             collate.tokenizer,
             digest=digest,
             report=report,
