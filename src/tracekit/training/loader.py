@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -126,22 +128,25 @@ def _fetch(
         raise ConfigurationError(f"a batch of {global_batch} samples cannot be shared by {world_size} processes evenly")
     num_samples = len(fetch.samples)
     stop = (start // num_samples + 1) * num_samples if stop is None else stop
-    batches = DataLoader(
-        fetch,
-        batch_size=None,
-        sampler=_Parts(start, stop, global_batch, rank, world_size),
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        timeout=_STALLED_SECONDS if num_workers else 0,
-        worker_init_fn=_quiet_worker,
-        multiprocessing_context=start_method if num_workers else None,
-        generator=torch.Generator().manual_seed(0),  # else torch draws from the generator of the training
-    )
+    with _no_advice():
+        batches = DataLoader(
+            fetch,
+            batch_size=None,
+            sampler=_Parts(start, stop, global_batch, rank, world_size),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            timeout=_STALLED_SECONDS if num_workers else 0,
+            worker_init_fn=_quiet_worker,
+            multiprocessing_context=start_method if num_workers else None,
+            generator=torch.Generator().manual_seed(0),  # else torch draws from the generator of the training
+        )
     if num_workers:
         # Garbage that is left is collected in the workers, too: a decoder among it would wait there for threads that they do not have.
         gc.collect()
     try:
-        for result in batches:
+        with _no_advice():
+            results = iter(batches)
+        for result in results:
             if isinstance(result, TracekitError):
                 raise result
             yield result
@@ -157,6 +162,15 @@ def _fetch(
             f"a process that reads samples was ended: {str(error).splitlines()[0]}",
             hint="is the memory, or the shared memory (/dev/shm), exhausted? fewer --workers or a smaller batch need less",
         ) from error
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """torch warns, when it makes a loader and when it starts the workers, of more of them than there are processors: --workers is the user's
+    choice, and its default is sound where they wait for a disk."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 def _quiet_worker(worker: int) -> None:
