@@ -181,11 +181,12 @@ def _put_together(requests: Sequence[EpisodeRequest], demos: DemoPlan, *, force:
     }
     if set(sources) - set(in_file):
         tasks = dict.fromkeys(request.task for request in requests if request.name in sources)
+        of_all = {name: value for name, value in demos.parameters(requests[0]).items() if name != "number"}
         parameters = {
-            **demos.parameters(requests[0]),
+            **of_all,
             "task": ",".join(tasks),
             "camera": ",".join(dict.fromkeys(request.camera for request in requests)),
-            "number": max(request.number for request in requests),
+            "demonstrations": len(sources),
         }
         step = provenance_of(parameters, seed=requests[0].seed, argv=argv, report=Report())
         merge_demos(demos.path, sources, [f"{metaworld.SUITE}/{task}" for task in tasks], step, force=True)
