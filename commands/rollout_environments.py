@@ -12,7 +12,7 @@ from tracekit.commands.simulate import parse_size
 
 from tracekit import __version__
 from tracekit.console import ConsoleReport
-from tracekit.errors import UsageError
+from tracekit.errors import MissingInputError, UsageError
 from tracekit.format.provenance import Step
 from tracekit.report import Report
 
@@ -26,11 +26,18 @@ DEFAULT_SIZE = (256, 192)
 
 def act_command(choice: RolloutOptions, environment: EnvironmentOptions) -> None:
     """All of the command's work. Whatever can be known to be wrong is found before a network is loaded or a simulator started."""
+    from tracekit.rollouts.episode import BASELINES
+
+    if environment.policy is not None and environment.policy not in BASELINES and not Path(environment.policy).exists():
+        raise MissingInputError(
+            f"--policy {environment.policy}: there is no such folder",
+            hint=f"tracekit finetune makes policies; {' and '.join(BASELINES)} need none",
+        )
     from tracekit.envs import gl
     from tracekit.envs.live import EnvRequest
     from tracekit.envs.suites import draws_with_mujoco, parse_envs
     from tracekit.rollouts.engine import run_episodes
-    from tracekit.rollouts.episode import BASELINES, Episode, EpisodePlan
+    from tracekit.rollouts.episode import Episode, EpisodePlan
     from tracekit.rollouts.outputs import Outputs
     from tracekit.rollouts.summary import as_table, raise_failures, summary
 

@@ -257,3 +257,15 @@ def test_stopped_it_leaves_nothing_behind(tmp_path: Path, number: int, code: int
     assert process.wait(60) == code
     assert not any(Path(f"/proc/{child}").exists() for child in hanging)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_that_is_not_there_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom tracekit.cli import run\n"
+        f"code = run(['rollout', '--env', 'metaworld/drawer-open-v3', '--policy', {str(tmp_path / 'none')!r}])\n"
+        "print(code, sorted({'torch', 'mujoco', 'gymnasium', 'metaworld'} & set(sys.modules)))"
+    )
+    done = subprocess.run([PROGRAM[0], "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "66 []\n", done.stderr
+    assert f"{tmp_path / 'none'}: there is no such folder" in done.stderr
+    assert "tracekit finetune makes policies; scripted and random need none" in done.stderr
