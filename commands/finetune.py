@@ -65,10 +65,7 @@ class FinetuneCommand:
     def run(
         self, sources: list[str], head: HeadOptions, data: DemoOptions, recipe: Recipe, engine: EngineParameters, start: StartOptions
     ) -> None:
-        if not sources or not (start.output or start.dry_run):
-            raise UsageError(
-                "say what to learn from and where the policy goes: tracekit finetune --world-model CHECKPOINT DEMOS... -o POLICY"
-            )
+        _check_nothing_is_missing(sources, head.head, start)
         if data.gripper_camera == "none":
             data = dataclasses.replace(data, gripper_camera="")
         if start.json and not start.dry_run:
@@ -88,6 +85,9 @@ class FinetuneCommand:
         _check_world_model(start, data, head.head, is_needed=not is_without_world_model(head.head))
         report = ConsoleReport("finetune", quiet=start.quiet, verbose=start.verbose)
         index = load_demos(sources, data, report)
+        if missing := index.language.count(""):
+            what = "demonstration has" if missing == 1 else "demonstrations have"
+            report.note(f"{missing:,} of {len(index.demos):,} {what} no sentence that says what is done; --language gives one")
         world = None
         if start.world_model is not None:
             world = open_world_model(start.world_model, vlm=start.vlm_weights, dino=start.dino_weights, download=start.download)
@@ -117,6 +117,19 @@ class FinetuneCommand:
                 raise typer.Exit(stopped.exit_code) from None  # one voice is enough
             finally:
                 report.finish()
+
+
+def _check_nothing_is_missing(sources: list[str], head: str, start: StartOptions) -> None:
+    missing = [] if sources else ["demonstrations to learn from (DEMOS...)"]
+    if not (start.output or start.dry_run):
+        missing.append("a folder for the policy (-o POLICY)")
+    if missing:
+        from tracekit.action.head_choice import is_without_world_model
+
+        if start.world_model is None and not is_without_world_model(head):
+            missing.append("a world model to stand on (--world-model CHECKPOINT)")
+        hint = "tracekit finetune --world-model CHECKPOINT DEMOS... -o POLICY"
+        raise UsageError(f"missing: {', '.join(missing)}", hint=hint)
 
 
 def _check_world_model(start: StartOptions, data: DemoOptions, head: str, *, is_needed: bool) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from action.finetune_cases import write_demos, write_world_model
+from demo_recordings import write_recordings
 from run_command import PROGRAM, environment
 
 from tracekit.action.checkpoint import load_policy
@@ -201,7 +202,10 @@ def test_actions_that_are_not_finite_are_named(world: Path, tmp_path: Path) -> N
     with h5py.File(demos, "r+") as file:
         file["data/demo_1/actions"][4, 1] = np.nan
     done = finetune(demos, "--world-model", world, *TINY, "-o", tmp_path / "run")
-    assert done.returncode == 65 and "`actions` of demo_1 at step 4" in done.stderr and "not finite" in done.stderr, done.stderr
+    assert done.returncode == 65 and f"`actions` of demo_1 at step 4, number 1 (from 0) in {demos} is not finite" in done.stderr, (
+        done.stderr
+    )
+    assert "leave demo_1 out" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -220,9 +224,11 @@ def test_what_is_no_world_model(world: Path, demos: Path, tmp_path: Path) -> Non
 def test_what_does_not_make_sense(world: Path, demos: Path, tmp_path: Path) -> None:
     to = ("-o", tmp_path / "run")
     for arguments, code, message in (
-        ((demos, "--world-model", world), 2, "-o POLICY"),
-        (("--world-model", world, *to), 2, "DEMOS..."),
+        ((demos, "--world-model", world), 2, "missing: a folder for the policy (-o POLICY)\n"),
+        (("--world-model", world, *to), 2, "missing: demonstrations to learn from (DEMOS...)\n"),
+        ((), 2, "(DEMOS...), a folder for the policy (-o POLICY), a world model to stand on (--world-model CHECKPOINT)\n"),
         ((tmp_path / "none.h5", "--world-model", world, *to), 66, "does not exist"),
+        ((demos, "--head", "diffusion-nano"), 2, "missing: a folder for the policy (-o POLICY)\n"),
         ((demos, *to), 2, "--head nano stands on a world model"),
         ((demos, "--world-model", world, *to, "--json"), 2, "--json is for --dry-run"),
         ((demos, "--world-model", world, *to, "--preset", "paper"), 2, "choose one of: metaworld, robocasa365"),
@@ -240,6 +246,14 @@ def test_what_does_not_make_sense(world: Path, demos: Path, tmp_path: Path) -> N
 
 
 # --- before it starts
+
+
+def test_demonstrations_without_a_sentence_are_told_at_once(world: Path, tmp_path: Path) -> None:
+    demos = write_recordings(tmp_path / "demos.h5", [3, 4, 2], languages=["push it", "", ""])
+    command = (demos, "--world-model", world, *TINY, "--dry-run")
+    told = "tracekit finetune: 2 of 3 demonstrations have no sentence that says what is done; --language gives one"
+    assert finetune(*command).stderr.splitlines()[0] == told
+    assert "no sentence" not in finetune(*command, "--language", "push it").stderr
 
 
 def test_a_dry_run_says_what_would_be_and_touches_nothing(world: Path, demos: Path, tmp_path: Path) -> None:

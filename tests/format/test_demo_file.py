@@ -160,7 +160,7 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: changed_action(path, np.nan), r"`actions` of demo_1 at step 3 .*d\.h5 is not finite: \[.*nan"),
+        (lambda path: changed_action(path, np.nan), r"`actions` of demo_1 at step 3, number 1 \(from 0\) in .*d\.h5 is not finite"),
         (lambda path: changed_action(path, np.inf), r"`actions` of demo_1 at step 3"),
         (lambda path: changed_action(path, 1e300), r"`actions` of demo_1 at step 3"),
         (lambda path: replace(path, "data/demo_1/obs/proprio", np.full((5, 2), -np.inf)), r"`proprio` of demo_1 at step 0"),

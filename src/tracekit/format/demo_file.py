@@ -264,8 +264,12 @@ class DemoFile:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused below
             values = read_dataset(stored).astype(np.float32)
         if not np.isfinite(values).all():
-            step = int(np.argwhere(~np.isfinite(values))[0, 0])
-            raise BadDataError(f"`{name}` of {key} at step {step} in {self.path} is not finite: {values[step].tolist()}")
+            place = np.argwhere(~np.isfinite(values))[0].tolist()
+            which = f", number {', '.join(map(str, place[1:]))} (from 0)" if place[1:] else ""
+            raise BadDataError(
+                f"`{name}` of {key} at step {place[0]}{which} in {self.path} is not finite",
+                hint=f"mend it there, or leave {key} out of a copy of the file",
+            )
         return values
 
     def _picture(self, key: str, camera: str, step: int) -> np.ndarray:
