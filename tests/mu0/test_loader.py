@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_errors_of_workers_arrive_as_they_were_raised(corpora: Path, num_workers
     with pytest.raises(BadDataError, match="another content") as caught:
         list(loader(dataset, COLLATE, 4, num_workers=num_workers))
     assert "Traceback" not in str(caught.value) and "make the corpus again" in caught.value.hint
+    assert not multiprocessing.active_children(), "while the error is still there: a worker that is kept holds the program up at its end"
 
 
 class _Killed(TraceDataset):

@@ -144,9 +144,7 @@ def _fetch(
         # Garbage that is left is collected in the workers, too: a decoder among it would wait there for threads that they do not have.
         gc.collect()
     try:
-        with _no_advice():
-            results = iter(batches)
-        for result in results:
+        for result in _started(batches):
             if isinstance(result, TracekitError):
                 raise result
             yield result
@@ -162,6 +160,13 @@ def _fetch(
             f"a process that reads samples was ended: {str(error).splitlines()[0]}",
             hint="is the memory, or the shared memory (/dev/shm), exhausted? fewer --workers or a smaller batch need less",
         ) from error
+
+
+def _started(batches: DataLoader) -> Iterator[Any]:
+    """Start the workers. Nobody may give what comes a name: an error would keep it, its frame being part of the traceback, and with it the
+    workers, for which the program would wait at its end."""
+    with _no_advice():
+        return iter(batches)
 
 
 @contextlib.contextmanager
