@@ -17,10 +17,11 @@ from tracekit.console import ConsoleReport
 from tracekit.errors import MissingInputError, ResumableError, UsageError
 from tracekit.parameters import parameter
 from tracekit.training.recipe import EngineParameters, Recipe
+from tracekit.training.start_options import StartOptions
 
 
 @dataclass(frozen=True)
-class StartOptions:
+class RunOptions(StartOptions):
     """On what the expert stands, where the run is, and how it is started."""
 
     world_model: str | None = parameter(None, "The world model: a checkpoint of pretrain, or the folder of its run.")
@@ -32,15 +33,7 @@ class StartOptions:
     preset: str = parameter(
         "metaworld", "The head, and how it is trained. Defaults shown here are those of metaworld.", choices=tuple(PRESETS)
     )
-    config: str | None = parameter(None, "A TOML file of options.")
-    force: bool = parameter(False, "Remove the run that is in the folder and start anew.")
     dry_run: bool = parameter(False, "Print the configuration, weights and demonstrations; touch nothing.")
-    json: bool = parameter(False, "With --dry-run: print JSON.")
-    download: bool = parameter(False, "Allow fetching pretrained weights from a hub.")
-    device: str = parameter("auto", "Where the networks run.", choices=("auto", "cpu", "cuda", "mps"))
-    seed: int = parameter(0, "Seed of every random choice.", minimum=0, maximum=2**32 - 1)
-    quiet: bool = parameter(False, "Say nothing but errors.")
-    verbose: bool = parameter(False, "Say more.")
 
 
 class FinetuneCommand:
@@ -50,7 +43,7 @@ class FinetuneCommand:
         return options.typer_app(
             "finetune",
             self.run,
-            {"head": HeadOptions, "data": DemoOptions, "recipe": Recipe, "engine": EngineParameters, "start": StartOptions},
+            {"head": HeadOptions, "data": DemoOptions, "recipe": Recipe, "engine": EngineParameters, "start": RunOptions},
             own=("head", "data", "recipe", "engine"),
             sources="Files of demonstrations: of simulate --demos, of import, or any of robomimic's layout.",
             metavar="DEMOS...",
@@ -63,7 +56,7 @@ class FinetuneCommand:
         )
 
     def run(
-        self, sources: list[str], head: HeadOptions, data: DemoOptions, recipe: Recipe, engine: EngineParameters, start: StartOptions
+        self, sources: list[str], head: HeadOptions, data: DemoOptions, recipe: Recipe, engine: EngineParameters, start: RunOptions
     ) -> None:
         _check_nothing_is_missing(sources, head.head, start)
         if data.gripper_camera == "none":
@@ -119,7 +112,7 @@ class FinetuneCommand:
                 report.finish()
 
 
-def _check_nothing_is_missing(sources: list[str], head: str, start: StartOptions) -> None:
+def _check_nothing_is_missing(sources: list[str], head: str, start: RunOptions) -> None:
     missing = [] if sources else ["demonstrations to learn from (DEMOS...)"]
     if not (start.output or start.dry_run):
         missing.append("a folder for the policy (-o POLICY)")
@@ -132,7 +125,7 @@ def _check_nothing_is_missing(sources: list[str], head: str, start: StartOptions
         raise UsageError(f"missing: {', '.join(missing)}", hint=hint)
 
 
-def _check_world_model(start: StartOptions, data: DemoOptions, head: str, *, is_needed: bool) -> None:
+def _check_world_model(start: RunOptions, data: DemoOptions, head: str, *, is_needed: bool) -> None:
     if is_needed and start.world_model is None:
         raise UsageError(f"--head {head} stands on a world model", hint="--world-model: a checkpoint of pretrain, or the folder of its run")
     if not is_needed:
@@ -141,7 +134,7 @@ def _check_world_model(start: StartOptions, data: DemoOptions, head: str, *, is_
                 raise UsageError(f"--head {head} is the baseline without a world model", hint=f"leave out {flag}, or choose another --head")
 
 
-def _say_what_would_be(plan: object, start: StartOptions) -> None:
+def _say_what_would_be(plan: object, start: RunOptions) -> None:
     from tracekit.action.preview import as_text, preview
     from tracekit.training.processes import meeting_place
 

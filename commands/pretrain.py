@@ -17,6 +17,7 @@ from tracekit.mu0.network_options import NetworkOptions
 from tracekit.mu0.recipe import PRESETS, Mu0Engine, Mu0Recipe
 from tracekit.mu0.sampling_parameters import SamplingParameters
 from tracekit.parameters import parameter
+from tracekit.training.start_options import StartOptions
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,12 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(StartOptions):
     """Where the run is, and how it is started."""
 
     output: str | None = parameter(None, "The folder of the run: checkpoints, log, pointers to the last and the best checkpoint.")
     preset: str = parameter("2.59b", "The network, and how it is trained. Defaults shown here are those of 2.59b.", choices=tuple(PRESETS))
-    config: str | None = parameter(None, "A TOML file of options.")
-    force: bool = parameter(False, "Remove the run that is in the folder and start anew.")
     dry_run: bool = parameter(False, "Print the configuration, weights, memory and first batch; touch nothing. Works without a corpus.")
-    json: bool = parameter(False, "With --dry-run: print JSON.")
-    download: bool = parameter(False, "Allow fetching pretrained weights from a hub.")
-    device: str = parameter("auto", "Where the network runs.", choices=("auto", "cpu", "cuda", "mps"))
-    seed: int = parameter(0, "Seed of every random choice.", minimum=0, maximum=2**32 - 1)
-    quiet: bool = parameter(False, "Say nothing but errors.")
-    verbose: bool = parameter(False, "Say more.")
 
 
 class PretrainCommand:
