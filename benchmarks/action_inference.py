@@ -7,11 +7,9 @@ solver, whose actions are the same; the same policy without traces; and what μ0
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from turns import in_turns
 
 from tracekit.action.batch import ActionBatch
 from tracekit.action.config import ActionConfig
@@ -45,6 +43,7 @@ def main() -> list[dict]:
         lambda: looking_again(frozen, expert, batch),
         lambda: control_step(frozen_without, expert_without, batch),
         lambda: frozen.complete(batch),
+        rounds=NUM_ROUNDS,
     )
     step, steps = f"pictures once {1e3 * ours:.0f} ms", config.sampling_steps
     return [
@@ -100,17 +99,6 @@ def awake(expert: ActionExpert) -> ActionExpert:
         if ".modulation." in name:
             parameter.normal_(std=0.05)
     return expert.eval()
-
-
-def in_turns(*works: Callable) -> list[float]:
-    """Median seconds of each, one after the other in every round."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(NUM_ROUNDS):
-        for work, measured in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            work()
-            measured.append(time.perf_counter() - start)
-    return [statistics.median(measured) for measured in seconds]
 
 
 if __name__ == "__main__":

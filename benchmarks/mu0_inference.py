@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from turns import in_turns
 
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.example_batch import example_batch
@@ -40,7 +38,7 @@ def against_recomputing() -> dict:
     noise = torch.randn(1, 1, NUM_KEYPOINTS, config.target_points, 3)
     difference = float((model.sample(batch, noise).points[:, 0] - recomputed(model, batch, noise)).abs().max())
     assert difference < 1e-4, f"traces differ by {difference}"
-    mine, theirs = in_turns(lambda: model.sample(batch, noise), lambda: recomputed(model, batch, noise))
+    mine, theirs = in_turns(lambda: model.sample(batch, noise), lambda: recomputed(model, batch, noise), rounds=NUM_ROUNDS)
     return {
         "work": f"4 steps of the solver, 16 layers of 342m, 1,100 prefix tokens, float32, largest difference {difference:.0e}",
         "ours": f"prefix once {1e3 * mine:.0f} ms",
@@ -56,7 +54,7 @@ def against_one_draw() -> dict:
     model = awake(config)
     batch = example_batch(config, 1, NUM_KEYPOINTS, num_text_tokens=12, depth=False)
     noise = torch.randn(1, DRAWS, NUM_KEYPOINTS, config.target_points, 3)
-    five, one = in_turns(lambda: model.sample(batch, noise), lambda: model.sample(batch, noise[:, :1]))
+    five, one = in_turns(lambda: model.sample(batch, noise), lambda: model.sample(batch, noise[:, :1]), rounds=NUM_ROUNDS)
     return {
         "work": f"342m on one picture, {NUM_KEYPOINTS} keypoints, {DRAWS} draws against one, float32",
         "ours": f"{DRAWS} draws {1e3 * five:.0f} ms",
@@ -83,17 +81,6 @@ def recomputed(model: Mu0, batch, noise: torch.Tensor) -> torch.Tensor:
         tau = torch.full((len(batch),), 1 - step / RolloutParameters.steps)
         points = points - model(dataclasses.replace(batch, noise=points, target=points, tau=tau)).velocity / RolloutParameters.steps
     return points
-
-
-def in_turns(*works: Callable) -> list[float]:
-    """Median seconds of each, one after the other in every round."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(NUM_ROUNDS):
-        for work, measured in zip(works, seconds, strict=True):
-            start = time.perf_counter()
-            work()
-            measured.append(time.perf_counter() - start)
-    return [statistics.median(measured) for measured in seconds]
 
 
 if __name__ == "__main__":

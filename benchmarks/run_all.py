@@ -13,7 +13,7 @@ from table import table
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-NOT_BENCHMARKS = {"run_all", "table", "synthetic_clip"}
+NOT_BENCHMARKS = {"run_all", "table", "synthetic_clip", "turns"}
 
 INTRODUCTION = """<!-- Made by `make bench`. -->
 # Benchmarks
