@@ -65,6 +65,7 @@ class BackendOptions:
     backend: str = parameter("auto", "Backend by name; auto takes the best that can run here.")
     weights: str | None = parameter(None, "Weights of the backend: a local path or the id of a hub repository.")
     download: bool = parameter(False, "Allow fetching weights from a hub.")
+    repo: str | None = parameter(None, "Checkout of the repository that the backend runs; else it is looked for in TRACEKIT_CHECKOUTS.")
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class Stage:
                 report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
             work = Work(self, choice, report, source, episode, writer, clip_id, stack)
             self.run(work)
+            work.release_backends()
             report.count("depth pixels too far to be kept (beyond 65.5 m)", writer.num_too_far)
             writer.append_step(
                 Step(
@@ -226,6 +228,11 @@ class Work:
         self._clip_id = clip_id
         self._resources = resources
         self._started: tuple[Clip, Frames] | None = None
+        self._backends = resources.enter_context(contextlib.ExitStack())
+
+    def release_backends(self) -> None:
+        """Free the memory of their devices: the next stage of a pipe starts once our output is through."""
+        self._backends.close()
 
     def read_all(self) -> Episode:
         """All records that there are."""
@@ -281,8 +288,13 @@ class Work:
         """The backend that the user chose, ready to run; it goes into the provenance."""
         assert self._stage.backend_kind
         chosen = self._choice.backend
-        setup = BackendSetup(device=self._choice.common.device, seed=self.seed, weights=chosen.weights, download=chosen.download)
+        common = self._choice.common
+        setup = BackendSetup(
+            common.device, self.seed, chosen.weights, chosen.download, chosen.repo, common.stall_timeout, self._choice.parameters
+        )
         backend = registry.create(self._stage.backend_kind, chosen.backend, setup, self.report, candidates=candidates)
+        if close := getattr(backend, "close", None):
+            self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()
         return backend
 

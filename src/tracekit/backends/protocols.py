@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -25,10 +25,37 @@ class BackendSetup:
     """A local path, or the id of a hub repository; None takes the backend's own default."""
     download: bool = False
     """Whether weights may be fetched from a hub."""
+    repo: str | None = None
+    """Checkout of the repository that a backend runs; None looks among `TRACEKIT_CHECKOUTS` and the installed packages."""
+    patience: float = 600.0
+    """Seconds after which a network that runs in a process of its own counts as hanging."""
+    parameters: Any = None
+    """The parameters of the stage, for what only some backends need to know; None takes their defaults."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a user should know of a backend before running it: `tracekit info --backends` shows it."""
+
+    about: str
+    """What it is, in a few words."""
+    code: str
+    """Where its code comes from: a package, or the address of a repository."""
+    code_licence: str
+    weights: str = "none"
+    """Where its weights are published."""
+    weights_licence: str = ""
+    commercial: bool = True
+    """Whether code and weights may both be used commercially."""
 
 
 class Backend(Protocol):
-    """What the registry needs of a backend of any kind."""
+    """What the registry needs of a backend of any kind.
+
+    Optional, with what holds where a class does not say: `facts: ClassVar[Facts]`; `automatic: ClassVar[bool] = True`, whether
+    `auto` may take it; `stateless: ClassVar[bool] = False`, whether every call answers for itself, so that a run that was killed can go on in the
+    middle; `close(self)`, which frees the memory of its device.
+    """
 
     name: ClassVar[str]
 
@@ -78,7 +105,8 @@ class ReconstructionBackend(Backend, Protocol):
     """Recovers cameras and depth from frames. Called once for the anchors and once per chunk."""
 
     metric: bool
-    """Lengths are metres, and the same in every call."""
+    """Lengths are metres. Where a network's own scale still varies from call to call, `scale_varies: bool = True` beside it has chunks
+    brought to the anchors' scale, as it always happens where lengths are not metres."""
 
     def reconstruct(self, frames: np.ndarray, frame_indices: np.ndarray, depth: np.ndarray | None) -> LocalGeometry:
         """`frames` (n, H, W, 3) uint8 RGB in order of time, `frame_indices` (n,) their place in the clip, `depth` (n, h, w) measured depth or None."""

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from tracekit import plugins
-from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.protocols import BackendSetup, Facts
 from tracekit.errors import UnavailableError, UsageError
 from tracekit.report import Report
 
@@ -51,10 +51,14 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         backend = load(kind, name)
         if reason := backend.missing(setup):
             raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
+        _say_licence(kind, backend, report)
         return backend(setup)
     reasons = []
     for candidate in candidates or names(kind):
         backend = load(kind, candidate)
+        if not getattr(backend, "automatic", True):
+            reasons.append(f"{candidate}: it is taken only when asked for")
+            continue
         if reason := backend.missing(setup):
             reasons.append(f"{candidate}: {reason}")
             continue
@@ -62,11 +66,20 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         if setup.weights and not ready.weights_sha256():  # it would pass over the weights in silence
             reasons.append(f"{candidate}: it has no weights")
             continue
+        _say_licence(kind, backend, report)
         papers = PAPERS_CHOICE[kind]
         report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))
         return ready
     wanted = f" with the weights {setup.weights}" if setup.weights else ""
     raise UnavailableError(f"no {kind} backend can run here{wanted}", hint="; ".join(reasons))
+
+
+def _say_licence(kind: str, backend: Any, report: Report) -> None:
+    """Say before anything is computed what must not be sold."""
+    facts: Facts | None = getattr(backend, "facts", None)
+    if facts is not None and not facts.commercial:
+        licences = f"code: {facts.code_licence}; weights: {facts.weights_licence or 'none'}"
+        report.note(f"{kind}: {backend.name} is not for commercial use ({licences})")
 
 
 def _added(kind: str) -> dict[str, Any]:

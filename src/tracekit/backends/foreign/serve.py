@@ -1,0 +1,116 @@
+"""Run one network in a process of its own: `python serve.py NETWORK` answers messages on standard input with messages on standard output.
+
+NETWORK is a file of this folder, NETWORK.py, with a function `load(options) -> forward`, where `forward(message, arrays)` returns
+(message, arrays). The first message holds the options: `repo` (folder of the checkout, or null where the package is installed), `weights`
+(a local file, or null for random ones), `device` ("auto", "cpu", "cuda"), and what the network itself wants. Every reply has "seconds", how long
+the network itself took, or "error" and "text": "memory" (out of memory; the process goes on), "data" (ValueError: weights or input are not
+right), "missing" (an import failed), "failed" (anything else).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(network: str) -> None:
+    parent = os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    # Repositories print: what they say goes to stderr, and the messages keep standard output to themselves.
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    # Nothing of this folder may be taken for a module of the repository.
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
+    wire = _module("wire")
+
+    def write(data: Any) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[replies.write(view) :]
+
+    forward: Any = None
+    while True:
+        try:
+            message, arrays = wire.receive(_read_into)
+        except EOFError:
+            return
+        started = time.perf_counter()
+        try:
+            if forward is None:
+                forward, answer, results = _load(network, message), {}, {}
+                started = time.perf_counter()
+            else:
+                answer, results = forward(message, arrays)
+            answer = {"seconds": time.perf_counter() - started, **answer}
+        except Exception as error:
+            answer, results = {"error": _kind(error), "text": _said(error)}, {}
+        wire.send(write, answer, results)
+
+
+def _load(network: str, options: dict[str, Any]) -> Any:
+    if options.get("repo"):
+        sys.path.insert(0, options["repo"])
+        os.chdir(options["repo"])  # some repositories read their configuration from the working folder
+    return _module(network).load(options)
+
+
+def _module(name: str) -> Any:
+    """A file of this folder, under a name that no repository has."""
+    spec = importlib.util.spec_from_file_location(f"tracekit_foreign_{name}", HERE / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        _free_memory(error)
+        return "memory"
+    return "missing" if isinstance(error, ImportError) else "data" if isinstance(error, ValueError) else "failed"
+
+
+def _free_memory(error: Exception) -> None:
+    """Let go of what the failed call held, so that a smaller one can succeed."""
+    import gc
+
+    import torch
+
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _said(error: Exception) -> str:
+    traceback.print_exception(error)  # to stderr, which the other side keeps
+    return f"{error}" if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {error}"
+
+
+def _read_into(view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        count = sys.stdin.buffer.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        done += count
+
+
+def _end_with_parent(parent: int) -> None:
+    """A network must not outlive who asked, whatever killed that process: its memory would be lost to everybody."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
