@@ -82,7 +82,7 @@ class Worker:
         if self._command[0] != sys.executable:
             for name in ("PYTHONPATH", "PYTHONHOME"):
                 environment.pop(name, None)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115: open as long as the process
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -165,6 +165,7 @@ class Worker:
         """Until the pipe is ready. Ends a process that has not stirred for `patience` seconds."""
         assert self._process is not None
         stream = self._process.stdout if reading else self._process.stdin
+        assert stream is not None
         started = time.monotonic()
         while (left := started + self._patience - time.monotonic()) > 0:
             # Short waits, so that a signal of ours is heard soon.

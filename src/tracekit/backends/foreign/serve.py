@@ -30,6 +30,7 @@ def main(network: str) -> None:
     # Nothing of this folder may be taken for a module of the repository.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
     wire = _module("wire")
+    _module("safe_weights")  # networks import it as tracekit_foreign_safe_weights
 
     def write(data: Any) -> None:
         view = memoryview(data)
@@ -99,7 +100,7 @@ def _said(error: Exception) -> str:
 def _read_into(view: memoryview) -> None:
     done = 0
     while done < len(view):
-        count = sys.stdin.buffer.readinto(view[done:])  # type: ignore[attr-defined]
+        count = sys.stdin.buffer.readinto(view[done:])  # type: ignore[union-attr]
         if not count:
             raise EOFError
         done += count
