@@ -36,7 +36,7 @@ def send(write: Callable[[Any], None], message: Mapping[str, Any], arrays: Mappi
     write(_START.pack(MAGIC, len(header)) + header)
     for array in packed.values():
         if array.size:
-            write(memoryview(array).cast("B"))
+            write(array.data.cast("B"))
 
 
 def receive(read_into: Callable[[memoryview], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -61,7 +61,7 @@ def receive(read_into: Callable[[memoryview], None]) -> tuple[dict[str, Any], di
                 raise BrokenWireError(f"an array of type {dtype} and shape {shape} cannot be")
             array = np.empty(shape, dtype)
             if size:
-                read_into(memoryview(array).cast("B"))
+                read_into(array.data.cast("B"))
             arrays[entry["name"]] = array
         return header["message"], arrays
     except EOFError as error:
