@@ -1,4 +1,4 @@
-"""tracekit info: what is in a file, and who wrote it."""
+"""tracekit info: what is in a file, and who wrote it; with --backends what can run on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from tracekit.commands.info_backends import show_backends
 
 from tracekit import options
-from tracekit.errors import TracekitError
+from tracekit.errors import TracekitError, UsageError
 from tracekit.format.demo_overview import ROBOMIMIC, describe_robomimic, has_robomimic_layout
 from tracekit.format.demos import FORMAT, describe_demos, holds_demos
 from tracekit.format.file import RecordFile, open_records
@@ -23,6 +24,7 @@ class InfoOptions:
 
     json: bool = parameter(False, "Print JSON instead of a table.")
     validate: bool = parameter(False, "Read every value: checksums, shapes, rules on values.")
+    backends: bool = parameter(False, "List the backends instead: which can run here, their licences, and what auto would take.")
 
 
 def describe(file: RecordFile) -> dict[str, Any]:
@@ -73,10 +75,15 @@ class InfoCommand:
             {"parameters": InfoOptions},
             sources="Files; - or nothing is standard input.",
             about="Say what is in a file, and who wrote it.\n\nReads: any file of tracekit; demonstrations in robomimic's layout."
-            "\n\nExample:  tracekit info --validate in.h5",
+            "\n\nExample:  tracekit info --validate in.h5\n\nExample:  tracekit info --backends",
         )
 
     def run(self, sources: list[str], parameters: InfoOptions) -> None:
+        if parameters.backends:
+            if sources or parameters.validate:
+                raise UsageError("--backends is about this machine: it takes no file and no --validate")
+            show_backends(as_json=parameters.json)
+            return
         reports = []
         first_error: TracekitError | None = None
         for source in sources or ["-"]:

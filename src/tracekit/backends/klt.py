@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from tracekit.backends import riding
-from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.protocols import BackendSetup, Facts
 from tracekit.backends.rigid_scene import SceneClip, SceneFrame
 from tracekit.backends.scene_nodes import FREE, STATIC, STEPS
 from tracekit.backends.scene_view import SceneView
@@ -238,6 +238,7 @@ class KLT:
     """A TrackingBackend on OpenCV; see the module. Needs no weights. In planar mode (no depth) it tracks in the image alone."""
 
     name: ClassVar[str] = "klt"
+    facts: ClassVar[Facts] = Facts("Lucas-Kanade, and rigid bodies where there is depth", code="tracekit", code_licence="Apache-2.0")
 
     def __init__(self, setup: BackendSetup) -> None:
         self._remembered = _Points.lost(np.zeros(0, dtype=np.int64), np.zeros((0, 3)))

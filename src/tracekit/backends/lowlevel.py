@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracekit.backends.protocols import BackendSetup, PatchFeatures
+from tracekit.backends.protocols import BackendSetup, Facts, PatchFeatures
 
 PATCHES_ACROSS = 40
 SMALLEST_PATCH = 4
@@ -29,6 +29,7 @@ class Lowlevel:
     """Median colour (CIELAB), gradient energy at two scales, and gradient orientation."""
 
     name: ClassVar[str] = "lowlevel"
+    facts: ClassVar[Facts] = Facts("colour and texture of patches", code="tracekit", code_licence="Apache-2.0")
 
     def __init__(self, setup: BackendSetup) -> None:
         pass

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracekit.backends.protocols import BackendSetup, LocalGeometry
+from tracekit.backends.protocols import BackendSetup, Facts, LocalGeometry
 from tracekit.geometry.odometry import Odometry
 from tracekit.records import CameraSensor
 
@@ -23,6 +23,7 @@ class PlanarBackend:
     """
 
     name: ClassVar[str] = "planar"
+    facts: ClassVar[Facts] = Facts("no depth: every point on one plane, a camera that turns", code="tracekit", code_licence="Apache-2.0")
     metric = False
 
     def __init__(self, setup: BackendSetup) -> None:

@@ -52,9 +52,14 @@ class Facts:
 class Backend(Protocol):
     """What the registry needs of a backend of any kind.
 
-    Optional, with what holds where a class does not say: `facts: ClassVar[Facts]`; `automatic: ClassVar[bool] = True`, whether
-    `auto` may take it; `stateless: ClassVar[bool] = False`, whether every call answers for itself, so that a run that was killed can go on in the
-    middle; `close(self)`, which frees the memory of its device.
+    Optional, with what holds where a class does not say:
+
+    - `facts: ClassVar[Facts]`; with `repository: ClassVar[checkouts.Repository]` and `published: ClassVar[weights.Published]`,
+      `tracekit info --backends` says where its code and weights are on this machine;
+    - `automatic: ClassVar[bool] = True`, whether `auto` may take it;
+    - `needs_measured_depth: ClassVar[bool] = False`, whether it is of use only where a recording brings depth;
+    - `stateless: ClassVar[bool] = False`, whether every call answers for itself, so that a run that was killed can go on in the middle;
+    - `close(self)`, which frees the memory of its device.
     """
 
     name: ClassVar[str]

@@ -20,21 +20,26 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "tracking": {"klt": "tracekit.backends.klt:KLT"},
     "captioning": {"template": "tracekit.backends.template:Template"},
 }
-# What the paper runs (2.1, A.3, A.4, A.5).
+# What `--preset paper` takes: what the paper runs (2.1, A.3, A.4). It names no captioner (A.5): SmolVLM2 is the network that sees for μ0 (3.1).
 PAPERS_CHOICE = {"features": "dinov2", "reconstruction": "vggt", "tracking": "tapip3d", "captioning": "smolvlm"}
 _ENTRY_POINTS = "tracekit.backends"
 
 
 def names(kind: str) -> list[str]:
     """Names of all backends of a kind, best first, those of other packages last."""
-    return [*BUILT_IN[kind], *_added(kind)]
+    return list(dict.fromkeys([*BUILT_IN[kind], *_added(kind)]))
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of a backend. Raises UsageError for an unknown name, listing the known ones."""
+    """The class of a backend. Raises UsageError for an unknown name, listing the known ones; UnavailableError for one of another package
+    that cannot be imported."""
     added = _added(kind)
     if name in added:
-        return added[name].load()
+        try:
+            return added[name].load()
+        except Exception as error:  # somebody else's code
+            reason = f"{type(error).__name__}: {error}"
+            raise UnavailableError(f"{kind} backend {name}, which {package_of(kind, name)} adds, cannot be loaded: {reason}") from error
     if name not in BUILT_IN[kind]:
         raise UsageError(f"there is no {kind} backend {name!r}", hint=f"choose one of: auto, {', '.join(names(kind))}")
     module, _, attribute = BUILT_IN[kind][name].partition(":")
@@ -44,8 +49,8 @@ def load(kind: str, name: str) -> Any:
 def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candidates: list[str] | None = None) -> Any:
     """A backend that is ready to run.
 
-    `auto` takes the best one that can run on this machine (of `candidates`, when given) and says which, and what the paper's
-    would be. One asked for by name is used, or UnavailableError says how to get it.
+    `auto` takes the best one that can run on this machine (of `candidates`, when given) and says which, and what
+    `--preset paper` would take. One asked for by name is used, or UnavailableError says how to get it.
     """
     if name != "auto":
         backend = load(kind, name)
@@ -55,7 +60,11 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         return backend(setup)
     reasons = []
     for candidate in candidates or names(kind):
-        backend = load(kind, candidate)
+        try:
+            backend = load(kind, candidate)
+        except UnavailableError as error:
+            reasons.append(error.message)
+            continue
         if not getattr(backend, "automatic", True):
             reasons.append(f"{candidate}: it is taken only when asked for")
             continue
@@ -68,7 +77,7 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
             continue
         _say_licence(kind, backend, report)
         papers = PAPERS_CHOICE[kind]
-        report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (the paper's is {papers})"))
+        report.note(f"{kind}: took {candidate}" + ("" if candidate == papers else f" (--preset paper takes {papers})"))
         return ready
     wanted = f" with the weights {setup.weights}" if setup.weights else ""
     raise UnavailableError(f"no {kind} backend can run here{wanted}", hint="; ".join(reasons))
@@ -80,6 +89,14 @@ def _say_licence(kind: str, backend: Any, report: Report) -> None:
     if facts is not None and not facts.commercial:
         licences = f"code: {facts.code_licence}; weights: {facts.weights_licence or 'none'}"
         report.note(f"{kind}: {backend.name} is not for commercial use ({licences})")
+
+
+def package_of(kind: str, name: str) -> str:
+    """Name of the package that adds a backend; "" for one of ours."""
+    point = _added(kind).get(name)
+    if point is None:
+        return ""
+    return point.dist.name if point.dist is not None else point.value
 
 
 def _added(kind: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracekit.backends.protocols import BackendSetup, LocalGeometry
+from tracekit.backends.protocols import BackendSetup, Facts, LocalGeometry
 from tracekit.errors import BadDataError, MissingInputError
 from tracekit.geometry.odometry import Odometry
 from tracekit.records import CameraSensor
@@ -20,6 +20,8 @@ class SensorBackend:
     """
 
     name: ClassVar[str] = "sensor"
+    facts: ClassVar[Facts] = Facts("measured depth, with the recording's poses or odometry", code="tracekit", code_licence="Apache-2.0")
+    needs_measured_depth: ClassVar[bool] = True
     metric = True
 
     def __init__(self, setup: BackendSetup) -> None:

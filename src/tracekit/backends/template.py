@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest
+from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
 from tracekit.errors import BadDataError
 from tracekit.geometry import cameras, se3
 from tracekit.records import Episode, Geometry, Keypoints, Motion, Tracks
@@ -39,6 +39,7 @@ class Template:
     """Captions from tracks, entities and cameras alone. The same episode always gets the same words."""
 
     name: ClassVar[str] = "template"
+    facts: ClassVar[Facts] = Facts("sentences made from the traces", code="tracekit", code_licence="Apache-2.0")
     looks_at_frames: ClassVar[bool] = False
     """The video need not be decoded, nor even be there any more."""
 
