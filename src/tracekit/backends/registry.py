@@ -15,7 +15,12 @@ from tracekit.report import Report
 
 # By kind, best first: `auto` takes the first that can run here.
 BUILT_IN: dict[str, dict[str, str]] = {
-    "features": {"dinov2": "tracekit.backends.dinov2:DinoV2", "lowlevel": "tracekit.backends.lowlevel:Lowlevel"},
+    "features": {
+        "dinov2": "tracekit.backends.dinov2:DinoV2",
+        "dinov3": "tracekit.backends.dinov3:DinoV3",
+        "timm": "tracekit.backends.timm_features:TimmFeatures",
+        "lowlevel": "tracekit.backends.lowlevel:Lowlevel",
+    },
     "reconstruction": {"sensor": "tracekit.backends.sensor:SensorBackend", "planar": "tracekit.backends.planar:PlanarBackend"},
     "tracking": {"klt": "tracekit.backends.klt:KLT"},
     "captioning": {"template": "tracekit.backends.template:Template"},

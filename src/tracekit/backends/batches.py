@@ -1,0 +1,72 @@
+"""Several frames a forward on a GPU, and no more than its memory holds. Imports torch only when asked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tracekit.backends.memory import is_out_of_memory
+from tracekit.errors import StorageError
+
+
+class Batches:
+    """Takes frames through a network, as many at once as fit.
+
+    On a GPU there are up to `at_most` in a batch; when its memory does not hold them, the batch is halved, for good. Elsewhere every
+    frame goes alone: one frame keeps a CPU busy, and its result cannot depend on the frames that happen to be beside it. On a GPU it does, by
+    rounding alone: the shape of a batch decides in which order numbers are added.
+    """
+
+    def __init__(self, device: Any, at_most: int) -> None:
+        self.device = device
+        self.size = at_most if device.type == "cuda" else 1
+
+    def map(self, forward: Callable[[Any], tuple[np.ndarray, ...]], frames: np.ndarray, what: str) -> tuple[np.ndarray, ...]:
+        """The arrays that `forward` answers, one row for each of the frames (n >= 1, H, W, 3) uint8.
+
+        `forward` gets a batch as a tensor (b, 3, H, W) uint8 on the device. Raises StorageError, naming `what`, where one frame alone does not fit.
+        """
+        answers: list[tuple[np.ndarray, ...]] = []
+        done = 0
+        while done < len(frames):
+            try:
+                answers.append(forward(self._on_device(frames[done : done + self.size])))
+                done += min(self.size, len(frames) - done)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                tried = min(self.size, len(frames) - done)
+                if tried == 1:
+                    raise StorageError(
+                        f"{what}: out of memory on {self.device} for one frame", hint="take smaller --weights, or another --device"
+                    ) from error
+            # Here, where the error no longer holds on to what the batch had used.
+            self.size = tried // 2
+            free(self.device)
+        return tuple(np.concatenate(rows) for rows in zip(*answers, strict=True))
+
+    def _on_device(self, frames: np.ndarray) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
+
+
+@contextlib.contextmanager
+def inference(device: Any) -> Iterator[None]:
+    """Without gradients; on a GPU matrices are multiplied in bfloat16, which keeps the range of float32 and takes half of its memory."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        yield
+
+
+def free(device: Any) -> None:
+    """Give memory that no tensor uses any more back to the device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
