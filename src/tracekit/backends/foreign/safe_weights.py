@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import collections
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,12 @@ def read_state(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """All that a file of weights holds. Raises ValueError as `read_state` does."""
+def read_checkpoint(path: str | Path, *, inert: Iterable[str] = ()) -> dict[str, Any]:
+    """All that a file of weights holds. Raises ValueError as `read_state` does.
+
+    A checkpoint may hold objects of the classes named in `inert` ("module.Class"). Their code is neither imported nor run: each comes as an
+    empty object whose `__dict__` is what the file says.
+    """
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -40,12 +47,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 6):
         raise ValueError(f"torch {torch.__version__} cannot read {path} safely: use torch 2.6 or newer, or weights in .safetensors")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([_inert_class(name) for name in inert]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: not a file of weights alone, or damaged: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: it holds something else than named tensors")
     return found
+
+
+def _inert_class(name: str) -> type:
+    """A class without code that passes for the one of that name; containers of Python's own stand for themselves."""
+    module, _, own = name.rpartition(".")
+    harmless = {"builtins": builtins, "collections": collections}
+    return getattr(harmless[module], own) if module in harmless else type(own, (), {"__module__": module})
 
 
 def load_state(model: Any, state: dict[str, Any], path: str | Path) -> None:

@@ -31,6 +31,7 @@ def main(network: str) -> None:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
     wire = _module("wire")
     _module("safe_weights")  # networks import it as tracekit_foreign_safe_weights
+    _module("stand_ins")
 
     def write(data: Any) -> None:
         view = memoryview(data)
