@@ -189,7 +189,7 @@ def fit(
     scales = scales or Scales(*measured.result(report))
     builder.fit(scales.delta_scale, parameters, report)
     builder.finish(scales.delta_scale, scales.depth_log_range)
-    chosen = {**dataclasses.asdict(parameters), **dataclasses.asdict(pictures), "preset": files.preset or "paper"}
+    chosen = {**dataclasses.asdict(parameters), **dataclasses.asdict(pictures), "preset": files.preset or "none"}
     append_step(writer, chosen, builder.clip_names, report)
 
 

@@ -57,7 +57,8 @@ def typer_app(
         if path := chosen.get("config") or from_file.get("config"):
             from_file |= config.options_in(path, name, kinds)
         preset = chosen.get("preset") or from_file.get("preset") or values.get("preset") or ""
-        merged = {**values, **plain, **_preset(presets, preset, preset_field), **from_file, **chosen}
+        given = {**from_file, **chosen}
+        merged = {**values, **plain, **_still_meant(_preset(presets, preset, preset_field), given, fields), **given}
         built = {key: group(**{field.name: merged[field.name] for field in dataclasses.fields(group)}) for key, group in groups.items()}
         for value in built.values():
             _check(value, chosen)
@@ -133,6 +134,15 @@ def _preset(presets: dict[str, dict[str, Any]] | None, name: str, field: datacla
     if name not in known:
         raise UsageError(f"there is no preset {name!r}", hint=f"choose one of: {', '.join(known)}")
     return known[name]
+
+
+def _still_meant(preset: dict[str, Any], given: dict[str, Any], fields: dict[str, dataclasses.Field]) -> dict[str, Any]:
+    """What a preset says, without what would win over a value that the user has given."""
+    return {
+        name: value
+        for name, value in preset.items()
+        if name not in fields or not any(loser in given for loser in fields[name].metadata["rule"].wins_over)
+    }
 
 
 def _check(value: Any, explicit: dict[str, Any]) -> None:

@@ -17,13 +17,22 @@ class Rule:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    wins_over: tuple[str, ...] = ()
+    """Fields that do not count where this one is given."""
 
 
 def parameter(
-    default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None, choices: tuple[str, ...] | None = None
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    wins_over: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a parameters dataclass: its default, its one line of help, and its range or choices (both ends included)."""
-    return dataclasses.field(default=default, metadata={"rule": Rule(help, minimum, maximum, choices)})
+    """A field of a parameters dataclass: its default, its one line of help, its range or choices (both ends included), and fields that
+    do not count where it is given: one of them on the command line puts away what a preset says of this field."""
+    return dataclasses.field(default=default, metadata={"rule": Rule(help, minimum, maximum, choices, wins_over)})
 
 
 def rules(parameters: type) -> dict[str, Rule]:

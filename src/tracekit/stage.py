@@ -21,7 +21,7 @@ from tracekit import __version__, options
 from tracekit.backends import registry
 from tracekit.backends.protocols import BackendSetup
 from tracekit.console import ConsoleReport
-from tracekit.errors import MissingInputError, PipeClosedError, UsageError
+from tracekit.errors import MissingInputError, PipeClosedError, UnavailableError, UsageError
 from tracekit.format.container import is_hdf5
 from tracekit.format.file import DepthSink, RecordFile, RecordWriter, Target, open_records, write_records
 from tracekit.format.provenance import Step
@@ -44,7 +44,7 @@ class CommonOptions:
     stall_timeout: float = parameter(600.0, "Give a source up when it makes no progress for this many seconds.", minimum=1.0)
     force: bool = parameter(False, "Replace outputs that exist.")
     dry_run: bool = parameter(False, "Say what would be read, run and written; touch nothing.")
-    preset: str = parameter("", "A set of parameters: paper (the defaults) or release (the authors' code).")
+    preset: str = parameter("", "Parameters and backend of the whole stage: paper, or release (the authors' code); flags win.")
     seed: int = parameter(0, "Seed of every random choice.", minimum=0, maximum=2**32 - 1)
     device: str = parameter("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     quiet: bool = parameter(False, "Say nothing but errors.")
@@ -179,7 +179,7 @@ class Stage:
                     command=self.name,
                     argv=argv,
                     version=__version__,
-                    parameters={**dataclasses.asdict(work.parameters), "preset": choice.common.preset or "paper"},
+                    parameters={**dataclasses.asdict(work.parameters), "preset": choice.common.preset or "none"},
                     inputs=work.inputs,
                     backend=work.backend_name,
                     weights_sha256=work.weights_sha256,
@@ -292,7 +292,12 @@ class Work:
         setup = BackendSetup(
             common.device, self.seed, chosen.weights, chosen.download, chosen.repo, common.stall_timeout, self._choice.parameters
         )
-        backend = registry.create(self._stage.backend_kind, chosen.backend, setup, self.report, candidates=candidates)
+        try:
+            backend = registry.create(self._stage.backend_kind, chosen.backend, setup, self.report, candidates=candidates)
+        except UnavailableError as error:
+            if chosen.backend != "auto" and chosen.backend == self._stage.presets.get(common.preset, {}).get("backend"):
+                error.hint = f"--preset {common.preset} asks for it; with `--backend auto` the rest of the preset runs with what is here"
+            raise
         if close := getattr(backend, "close", None):
             self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()

@@ -358,11 +358,34 @@ def test_features_that_are_not_finite_stop_with_the_frame():
         choose(np.zeros((41, 48, 64, 3), np.uint8), features=Broken())
 
 
-def test_parameters_are_checked_and_presets_exist():
+def test_parameters_are_checked():
     with pytest.raises(ConfigurationError, match="--budget"):
         choose(np.zeros((1, 48, 64, 3), np.uint8), budget=0)
-    for preset in PRESETS.values():
-        KeypointsParameters(**preset)
+
+
+def test_as_many_points_for_every_entity_whatever_the_budget_and_however_much_it_covers(squares):
+    frames = squares.frames[:20]
+    found = choose(frames, chunk=20, budget=7, points_per_entity=12, quota="motion")
+    seen = {entity for labels in found.labels for entity in np.unique(labels)}
+    assert len(seen) >= 4  # the meadow and three squares
+    counts = np.bincount(found.entity, minlength=len(found.entity_id))
+    assert counts[sorted(seen)].tolist() == [12] * len(seen)
+    assert found.budget == 12 * len(seen)
+
+
+def test_entities_are_found_on_every_nth_frame_of_each_chunk(squares):
+    found = choose(squares.frames, chunk=14, representative_frames=2, representative_every=5)
+    assert found.label_frame.tolist() == [0, 5, 10, 14, 19, 24, 28, 33, 38]
+
+
+def test_the_release_preset_is_that_of_its_code(squares):
+    """infer.py: 48 points an entity, every fifth frame of 360."""
+    settings = {name: value for name, value in PRESETS["release"].items() if name not in ("backend", "fps")}
+    found = choose(squares.frames, **settings)
+    assert found.label_frame.tolist() == list(range(0, 40, 5)) and len(found.chunk_start) == 1
+    # An entity that has no room for 48 gets fewer.
+    counts = np.bincount(found.entity, minlength=len(found.entity_id))
+    assert counts.max() == 48 and found.budget == 48 * len(np.unique(found.labels))
 
 
 def fixed_camera(num_frames):

@@ -34,7 +34,8 @@ class CaptionParameters:
     max_characters: int = parameter(600, "longest text that is kept; the rest of a longer one is cut off at a word", minimum=20)
 
 
-PRESETS: dict[str, dict[str, object]] = {"release": {}}
+# `backend` is an option of the command. The paper names no captioner (A.5): SmolVLM2 is the network that sees for its world model (3.1).
+PRESETS: dict[str, dict[str, object]] = {"paper": {"backend": "smolvlm"}, "release": {"backend": "api"}}
 
 
 def caption(

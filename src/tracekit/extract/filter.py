@@ -20,7 +20,11 @@ class FilterParameters:
 
     threshold: float = parameter(40.0, "a track moves when its diameter exceeds this, in pixels of the processed grid", minimum=0.0)
     threshold_fraction: float | None = parameter(
-        None, "the threshold as a fraction of the image diagonal; wins over --threshold", minimum=0.0, maximum=1.0
+        None,
+        "the threshold as a fraction of the image diagonal; wins over --threshold",
+        minimum=0.0,
+        maximum=1.0,
+        wins_over=("threshold",),
     )
     lambda_z: float = parameter(0.1, "pixels that a change of depth by one unit of length counts", minimum=0.0)
     first_frames: int | None = parameter(

@@ -51,8 +51,10 @@ class FitBsplineParameters:
     allow_mixed: bool = parameter(False, "put clips with and without metric depth into one corpus")
 
 
-# The release trains on paths of constant speed.
-PRESETS: dict[str, dict[str, object]] = {"release": {"retarget": True, "retarget_step": 0.05, "retarget_fastest": 0.02}}
+# The release trains on paths of constant speed, of moving keypoints alone, from every frame (infer.py).
+PRESETS: dict[str, dict[str, object]] = {
+    "release": {"every": 1, "moving_only": True, "retarget": True, "retarget_step": 0.05, "retarget_fastest": 0.02}
+}
 
 # A step this close to a frame, in frames, is that frame: time stamps come rounded to milliseconds.
 _SAME_FRAME = 0.02

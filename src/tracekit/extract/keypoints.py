@@ -26,6 +26,9 @@ class KeypointsParameters:
     """How entities are found and how keypoints are placed on them."""
 
     budget: int = parameter(256, "keypoints per chunk", minimum=1)
+    points_per_entity: int | None = parameter(
+        None, "keypoints for every entity in view of a chunk; wins over --budget and --quota", minimum=1, wins_over=("budget", "quota")
+    )
     quota: str = parameter(
         "coverage",
         "what the budget is shared by: the patches that entities cover, or those of them that move",
@@ -41,6 +44,12 @@ class KeypointsParameters:
     )
     chunk: int = parameter(60, "frames per chunk", minimum=1)
     representative_frames: int = parameter(5, "frames per chunk on which entities are found", minimum=1)
+    representative_every: int | None = parameter(
+        None,
+        "find entities on every N-th frame of a chunk instead; wins over --representative-frames",
+        minimum=1,
+        wins_over=("representative_frames",),
+    )
     clusters: int = parameter(16, "groups of patch features per chunk, before alike ones are merged", minimum=1)
     position_weight: float = parameter(0.3, "weight of a patch's place against its features when patches are grouped", minimum=0)
     merge_similarity: float = parameter(0.65, "groups at least this similar are one (1: equal, 0: as two patches at random)", maximum=1)
@@ -53,8 +62,24 @@ class KeypointsParameters:
     border: int = parameter(8, "keypoints keep this far from the edge of the image, px", minimum=0)
 
 
-# The release clusters every fifth frame into 12 groups, with no regard to where patches lie.
-PRESETS: dict[str, dict[str, object]] = {"release": {"clusters": 12, "representative_frames": 12, "position_weight": 0.0}}
+# `backend` and `fps` are options of the command. The release (infer.py, run_traceextract.sh, utils/dino) looks at every fifth frame of a
+# tracking chunk of 360 and clusters patches into 12 groups by looks alone, which are not merged; a patch is of a new group where its
+# cosine with all others is below 0.2, which is -0.14 of our measure where patches of DINOv2 drawn at random have 0.3.
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"backend": "dinov2"},
+    "release": {
+        "backend": "dinov2",
+        "fps": 10.0,
+        "chunk": 360,
+        "representative_every": 5,
+        "points_per_entity": 48,
+        "clusters": 12,
+        "position_weight": 0.0,
+        "merge_similarity": 1.0,
+        "match_similarity": -0.14,
+        "match_overlap_weight": 0.0,
+    },
+}
 
 # Where a keypoint would lie, from best to worst. A point on an outline slides to what is behind; one without texture drifts,
 # but mostly along its own entity; one without depth never becomes a trace.
@@ -106,7 +131,9 @@ def select_keypoints(
     sensor_depth: Frames | None = None,
     camera_sensor: CameraSensor | None = None,
 ) -> Keypoints:
-    """Choose `parameters.budget` keypoints for every chunk of `frames` (T, H, W, 3) uint8 RGB, and say which entity each is on.
+    """Choose keypoints for every chunk of `frames` (T, H, W, 3) uint8 RGB, and say which entity each is on.
+
+    They are `parameters.budget` a chunk, or `parameters.points_per_entity` for each entity in it.
 
     Entities are groups of patches that look alike and hang together, with one identity through the clip; each gets a share of
     the budget by the patches it covers (or, with quota "motion", by those of them that move), placed for the most part on the
@@ -122,9 +149,11 @@ def select_keypoints(
     label_frames: list[int] = []
     labels: list[np.ndarray] = []
     placed: list[tuple[int, int, int, np.ndarray, np.ndarray]] = []
-    motion = MotionPass(frames, sensor_depth, camera_sensor, seed=seed) if parameters.quota == "motion" else None
+    by_motion = parameters.quota == "motion" and parameters.points_per_entity is None
+    motion = MotionPass(frames, sensor_depth, camera_sensor, seed=seed) if by_motion else None
+    asked_for = 0
     for number, (start, stop) in enumerate(bounds):
-        representative = _representative(start, stop, parameters.representative_frames)
+        representative = _representative(start, stop, parameters)
         pictures = _read(frames, representative)
         depth = None if sensor_depth is None else _read(sensor_depth, representative)
         entities, layers, moving = _find_entities(pictures, depth, representative, features, motion, known, parameters, seed, report)
@@ -133,6 +162,7 @@ def select_keypoints(
 
         visible = _coverage(entities, layers, len(known), report)
         quotas = _quotas(visible, entities, moving, parameters, report)
+        asked_for = max(asked_for, int(quotas.sum()))
         shares = share_between_frames(visible, quotas, parameters.minimum_quota)
         for shown, index in enumerate(representative):
             here = np.flatnonzero(shares[shown])
@@ -147,15 +177,19 @@ def select_keypoints(
                 for entity, uv, score in _place(survey, here, shares[shown][here], report):
                     placed.append((number, index, entity, uv, score))
         report.progress(stop, len(frames))
-    return _record(frames, features.name, parameters.budget, bounds, known, label_frames, labels, placed)
+    budget = parameters.budget if parameters.points_per_entity is None else asked_for
+    return _record(frames, features.name, budget, bounds, known, label_frames, labels, placed)
 
 
 def _read(frames: Frames, indices: list[int]) -> np.ndarray:
     return np.concatenate([np.asarray(frames[index : index + 1]) for index in indices])
 
 
-def _representative(start: int, stop: int, count: int) -> list[int]:
+def _representative(start: int, stop: int, parameters: KeypointsParameters) -> list[int]:
     """Evenly spaced, from the first frame of the chunk to its last: neighbouring chunks meet, and identities pass on."""
+    if parameters.representative_every is not None:
+        return list(range(start, stop, parameters.representative_every))
+    count = parameters.representative_frames
     return np.unique(np.linspace(start, stop - 1, min(count, stop - start)).round().astype(int)).tolist()
 
 
@@ -239,8 +273,10 @@ def _coverage(entities: np.ndarray, layers: list[Layers] | None, num_entities: i
 def _quotas(
     visible: np.ndarray, entities: np.ndarray, moving: np.ndarray | None, parameters: KeypointsParameters, report: Report
 ) -> np.ndarray:
-    """Keypoints for each entity (M,): the budget, shared by coverage or by motion."""
+    """Keypoints for each entity (M,): the budget, shared by coverage or by motion; or as many for each that is in view."""
     coverage = visible.sum(axis=0)
+    if parameters.points_per_entity is not None:
+        return np.where(coverage > 0, parameters.points_per_entity, 0)
     if moving is None:
         return share_budget(coverage, parameters.budget, parameters.minimum_quota)
     moved = np.bincount(entities.ravel(), weights=moving.ravel(), minlength=len(coverage))

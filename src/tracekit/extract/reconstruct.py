@@ -3,11 +3,12 @@
 One global pass over sparse anchor frames fixes the world and the calibration; dense passes over chunks then fill in every
 frame, and each chunk is brought into the world by its anchors: first its scale, then the rigid motion of Eq. 1. Chunks are
 aligned to the anchors and never to each other, so their errors stay independent. What is held in memory is one pass, however
-long the clip.
+long the clip; a pass that does not fit is cut into smaller ones.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,10 +16,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from tracekit import parameters as declared
+from tracekit.backends.memory import free_memory, is_out_of_memory
 from tracekit.backends.protocols import LocalGeometry, ReconstructionBackend
 from tracekit.errors import BadDataError, StorageError
 from tracekit.extract.alignment import align_chunk, scale_of_chunk, scale_poses
-from tracekit.extract.chunks import chunk_bounds
+from tracekit.extract.chunks import FEW_FRAMES, chunk_bounds
 from tracekit.geometry import se3
 from tracekit.parameters import parameter
 from tracekit.records import CameraSensor, Frames, Geometry
@@ -30,6 +32,8 @@ OUT_OF_FAMILY = 4.0
 """A chunk is reported when its residual exceeds the median of all chunks by this factor."""
 DECODE_THROUGH = 16
 """Up to this many frames between two anchors it is cheaper to decode them all than to seek."""
+FEWEST_AT_ONCE = FEW_FRAMES
+"""A pass that runs out of memory is not made smaller than this: its cameras would hang together too loosely."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ class ReconstructParameters:
     chunk: int = parameter(60, "frames of one dense pass (T_chunk)", minimum=1)
 
 
-PRESETS: dict[str, dict[str, object]] = {"release": {"max_anchors": 60, "chunk": 60}}
+# `backend` is an option of the command. The release's sparse pass has no more frames than a dense one (infer.py).
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"backend": "vggt"},
+    "release": {"backend": "vggt4track", "max_anchors": 60, "chunk": 60},
+}
 
 
 @runtime_checkable
@@ -95,8 +103,11 @@ def reconstruct(
     `write_depth(start, depth)` gets (n, h, w) float32 in the world's scale, 0 where unknown, for the frames from `start` on; it
     is never called when the backend claims no depth (or the clip is empty). The result's own `depth` is None.
 
-    Frames whose camera the backend could not find have confidence 0 and are counted. Raises BadDataError when the backend
-    returns something that is no camera (naming the frame), StorageError when a pass does not fit in memory.
+    Frames whose camera the backend could not find have confidence 0 and are counted. When a pass does not fit in memory, what is left to
+    do is cut anew, with passes of half the length; each chunk of the result is one pass that was made.
+
+    Raises BadDataError when the backend returns something that is no camera (naming the frame), StorageError when not even FEWEST_AT_ONCE
+    frames fit in memory, or when a backend that remembers the clip runs out of it.
     """
     declared.check(parameters)
     if depth is not None and len(depth) != len(frames):
@@ -105,20 +116,32 @@ def reconstruct(
         return _empty(backend, camera)
 
     passes = _Passes(frames, depth, backend, report)
-    bounds = chunk_bounds(len(frames), parameters.chunk)
-    anchor_frames = choose_anchors(len(frames), bounds, parameters.max_anchors)
+    to_do = deque(chunk_bounds(len(frames), parameters.chunk))
+    anchor_frames = choose_anchors(len(frames), list(to_do), parameters.max_anchors)
     anchors: _Anchors | None = None
     if isinstance(backend, SequentialBackend):
         backend.use_recording(camera)
     else:
         anchors = _global_pass(passes, anchor_frames, parameters.max_anchors)
 
+    bounds: list[tuple[int, int]] = []
     chunks: list[_Chunk] = []
     confidence: list[np.ndarray] = []
     intrinsics: list[np.ndarray] = []
-    for start, stop in bounds:
+    while to_do:
+        start, stop = to_do.popleft()
         indices = np.arange(start, stop)
-        local = passes.run(indices, f"the dense pass over frames {start} to {stop - 1}", "--chunk")
+        where = f"the dense pass over frames {start} to {stop - 1}"
+        local = passes.run(indices, where)
+        if local is None:
+            if anchors is None:  # what it remembers is half this chunk and half the last one
+                raise _too_large(where, stop - start, "--chunk")
+            chunk_length = _half(stop - start, where, "--chunk")
+            report.note(f"the chunk was halved to {chunk_length} frames from frame {start} on: out of memory")
+            to_do = deque((start + a, start + b) for a, b in chunk_bounds(len(frames) - start, chunk_length))
+            anchors = _with_two_in_every_chunk(passes, anchors, list(to_do), chunk_length)
+            continue
+        bounds.append((start, stop))
         if anchors is None:
             chunk = _already_in_the_world(local, anchor_frames, indices)
         else:
@@ -130,6 +153,7 @@ def reconstruct(
         intrinsics.append(local.intrinsics)
         report.progress(stop, len(frames))
 
+    passes.report_out_of_memory()
     _report_residuals(chunks, bounds, report)
     frame_confidence = np.concatenate(confidence)
     report.count("frames whose camera could not be estimated (the last pose was held)", int((frame_confidence == 0).sum()))
@@ -139,7 +163,7 @@ def reconstruct(
         intrinsics=_mean(np.concatenate(intrinsics)) if anchors is None else anchors.intrinsics,
         world_from_camera=np.concatenate([chunk.world_from_camera for chunk in chunks]),
         frame_confidence=frame_confidence,
-        anchor_frame=anchor_frames.astype(np.int32),
+        anchor_frame=(anchor_frames if anchors is None else anchors.frames).astype(np.int32),
         chunk_start=np.array([start for start, _ in bounds], np.int32),
         chunk_stop=np.array([stop for _, stop in bounds], np.int32),
         chunk_scale=np.array([chunk.scale for chunk in chunks]),
@@ -155,13 +179,20 @@ def choose_anchors(num_frames: int, bounds: list[tuple[int, int]], max_anchors: 
     A chunk that got fewer than two (one, if it has a single frame) is given more, so that none is left without alignment.
     """
     uniform = np.rint(np.linspace(0, num_frames - 1, min(num_frames, max_anchors))).astype(int)
-    chosen = set(uniform.tolist())
+    return np.union1d(uniform, missing_anchors(uniform, bounds))
+
+
+def missing_anchors(anchor_frames: np.ndarray, bounds: list[tuple[int, int]]) -> np.ndarray:
+    """Frames, ascending, that must become anchors too, so that every chunk has two, or one if it has a single frame."""
+    chosen = set(anchor_frames.tolist())
+    missing = []
     for start, stop in bounds:
         quarter = (stop - start) // 4
         for extra in (start + quarter, stop - 1 - quarter, start, stop - 1):
             if len(chosen.intersection(range(start, stop))) < min(2, stop - start):
                 chosen.add(extra)
-    return np.array(sorted(chosen))
+                missing.append(extra)
+    return np.array(sorted(missing), dtype=int)
 
 
 def clean_depth(depth: np.ndarray, report: Report) -> np.ndarray:
@@ -178,7 +209,7 @@ def clean_depth(depth: np.ndarray, report: Report) -> np.ndarray:
 # One call of the backend
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Passes:
     """Reads what a pass needs, calls the backend and checks its answer."""
 
@@ -186,20 +217,34 @@ class _Passes:
     depth: Frames | None
     backend: ReconstructionBackend
     report: Report
+    num_out_of_memory: int = 0
 
-    def run(self, indices: np.ndarray, where: str, flag: str, *, counted: bool = True) -> LocalGeometry:
-        """The backend's answer for the frames `indices`. Depth is counted in dense passes only: anchors are seen twice."""
-        report = self.report if counted else Report()
-        measured = None if self.depth is None else clean_depth(_gather(self.depth, indices), report)
-        images = _gather(self.frames, indices)
+    def run(self, indices: np.ndarray, where: str, *, counted: bool = True) -> LocalGeometry | None:
+        """The backend's answer for the frames `indices`; None when it ran out of memory.
+
+        Depth is counted in dense passes only: anchors are seen twice.
+        """
+        of_this_pass = Report()
+        measured = None if self.depth is None else clean_depth(_gather(self.depth, indices), of_this_pass)
+        local = None
         try:
-            local = self.backend.reconstruct(images, indices, measured)
+            local = self.backend.reconstruct(_gather(self.frames, indices), indices, measured)
         except (MemoryError, RuntimeError) as error:
-            # Known by its name, because torch must not be imported here.
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-                raise StorageError(f"out of memory in {where}: {len(indices)} frames at once", hint=f"lower {flag}") from error
-            raise
-        return self._checked(local, indices, where, report)
+            if not is_out_of_memory(error):
+                raise
+        if local is None:
+            self.num_out_of_memory += 1
+            free_memory()
+            return None
+        checked = self._checked(local, indices, where, of_this_pass)
+        if counted:
+            for what, number in of_this_pass.counts.items():
+                self.report.count(what, number)
+        return checked
+
+    def report_out_of_memory(self) -> None:
+        if self.num_out_of_memory:
+            self.report.count("passes that ran out of memory (made again with fewer frames)", self.num_out_of_memory)
 
     def _checked(self, local: LocalGeometry, indices: np.ndarray, where: str, report: Report) -> LocalGeometry:
         stage = f"reconstruct, backend {self.backend.name}, {where}"
@@ -254,26 +299,101 @@ def _gather(source: Frames, indices: np.ndarray) -> np.ndarray:
 
 
 def _global_pass(passes: _Passes, indices: np.ndarray, max_anchors: int) -> _Anchors:
-    """Anchors in one frame. When a long clip needs more of them than fit in one call, the same scheme is applied once more:
-    a pass over every n-th anchor fixes the world, and runs of anchors are aligned to it."""
-    if len(indices) <= max_anchors:
-        local = passes.run(indices, "the global pass over the anchor frames", "--max-anchors", counted=False)
-        return _Anchors(indices, local.world_from_camera, _thin(local.depth), _mean(local.intrinsics))
+    """Anchors in one frame, by passes over `max_anchors` frames or, where those do not fit in memory, half as many, and so on."""
+    where = "the global pass over the anchor frames"
+    at_once = max_anchors
+    while (anchors := _in_one_frame(passes, indices, at_once, where)) is None:
+        at_once = _half(min(at_once, len(indices)), where, "--max-anchors")
+        passes.report.note(f"the global pass was halved to {at_once} anchor frames at a time: out of memory")
+    return anchors
 
-    step = min(-(-len(indices) // max_anchors), max_anchors // 2)
-    coarse = _global_pass(passes, indices[::step], max_anchors)
+
+def _in_one_frame(passes: _Passes, indices: np.ndarray, at_once: int, where: str) -> _Anchors | None:
+    """Anchors in one frame, or None when a pass ran out of memory. When there are more of them than `at_once`, the same scheme is
+    applied once more: a pass over every n-th anchor fixes the world, and runs of anchors are aligned to it."""
+    if len(indices) <= at_once:
+        local = passes.run(indices, where, counted=False)
+        return None if local is None else _Anchors(indices, local.world_from_camera, _thin(local.depth), _mean(local.intrinsics))
+
+    step = min(-(-len(indices) // at_once), at_once // 2)
+    coarse = _in_one_frame(passes, indices[::step], at_once, where)
+    if coarse is None:
+        return None
+    runs = []
+    for start in range(0, len(indices), at_once):
+        start = min(start, len(indices) - at_once)
+        runs.append(np.arange(start, start + at_once))
+    return _aligned_to(coarse, passes, indices, runs)
+
+
+def _aligned_to(coarse: _Anchors, passes: _Passes, indices: np.ndarray, runs: list[np.ndarray]) -> _Anchors | None:
+    """Anchors at the frames `indices` by a pass over each run of them, aligned to those that are known; None when out of memory.
+
+    A run lists places in `indices`; all runs together cover them, and each holds two known anchors or more.
+    """
     poses = np.empty((len(indices), 4, 4))
     depth = None if coarse.depth is None else np.empty((len(indices), *SCALE_GRID), np.float32)
-    for start in range(0, len(indices), max_anchors):
-        start = min(start, len(indices) - max_anchors)
-        run = slice(start, start + max_anchors)
-        local = passes.run(indices[run], f"the global pass over anchors {start} to {run.stop - 1}", "--max-anchors", counted=False)
+    for run in runs:
+        where = f"the global pass over the anchor frames {indices[run[0]]} to {indices[run[-1]]}"
+        local = passes.run(indices[run], where, counted=False)
+        if local is None:
+            return None
         aligned = _align(local, indices[run], coarse, passes.backend, passes.report)
         poses[run] = aligned.world_from_camera
         thinned = _thin(local.depth)
         if depth is not None and thinned is not None:
             depth[run] = thinned * np.float32(aligned.scale)
     return _Anchors(indices, poses, depth, coarse.intrinsics)
+
+
+def _with_two_in_every_chunk(passes: _Passes, anchors: _Anchors, bounds: list[tuple[int, int]], at_once: int) -> _Anchors:
+    """The anchors, and those that new, shorter chunks lack: by passes over `at_once` frames, one half of them new and the other the known
+    anchors around those. What is known stays exactly as it is."""
+    new = missing_anchors(anchors.frames, bounds)
+    where = "the global pass over further anchor frames"
+    while len(new):
+        added = _added_to(anchors, passes, new, at_once)
+        if added is not None:
+            return _joined(anchors, added)
+        at_once = _half(min(at_once, len(new) + len(anchors.frames)), where, "--chunk")
+    return anchors
+
+
+def _added_to(anchors: _Anchors, passes: _Passes, new: np.ndarray, at_once: int) -> _Anchors | None:
+    """Anchors at the frames `new`, aligned to the known ones; None when out of memory."""
+    indices = np.union1d(anchors.frames, new)
+    of_new, of_known = np.searchsorted(indices, new), np.searchsorted(indices, anchors.frames)
+    runs = []
+    for group in np.split(of_new, range(at_once // 2, len(of_new), at_once // 2)):
+        # Those nearest to the middle of the group, and so the ones between its members first.
+        nearest = np.argsort(np.abs(indices[of_known] - indices[group].mean()), kind="stable")[: at_once - len(group)]
+        runs.append(np.sort(np.concatenate([group, of_known[nearest]])))
+    found = _aligned_to(anchors, passes, indices, runs)
+    if found is None:
+        return None
+    return _Anchors(new, found.world_from_camera[of_new], None if found.depth is None else found.depth[of_new], anchors.intrinsics)
+
+
+def _joined(anchors: _Anchors, added: _Anchors) -> _Anchors:
+    frames = np.concatenate([anchors.frames, added.frames])
+    order = np.argsort(frames)
+    depth = None if anchors.depth is None or added.depth is None else np.concatenate([anchors.depth, added.depth])[order]
+    return _Anchors(frames[order], np.concatenate([anchors.world_from_camera, added.world_from_camera])[order], depth, anchors.intrinsics)
+
+
+def _half(length: int, where: str, flag: str) -> int:
+    """Half as many frames. Raises StorageError when so few do not make a pass."""
+    if length <= FEWEST_AT_ONCE:
+        raise _too_large(where, length, flag)
+    return max(FEWEST_AT_ONCE, (length + 1) // 2)
+
+
+def _too_large(where: str, length: int, flag: str) -> StorageError:
+    lower = f"lower {flag}, " if length > FEWEST_AT_ONCE else ""
+    return StorageError(
+        f"out of memory in {where}: {length} frames at once",
+        hint=f"{lower}free memory on the device, take smaller frames (keypoints --max-size), or use --device cpu",
+    )
 
 
 def _thin(depth: np.ndarray | None) -> np.ndarray | None:

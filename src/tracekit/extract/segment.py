@@ -35,7 +35,8 @@ class SegmentParameters:
     max_moving: int | None = parameter(None, "leave frames with this many moving tracks out of the signal, as camera motion", minimum=1)
 
 
-PRESETS: dict[str, dict[str, object]] = {"release": {"max_events": 6, "max_moving": 300}}
+# The release's 25 and 200 frames are frames of its clips, which have 10 a second.
+PRESETS: dict[str, dict[str, object]] = {"release": {"min_duration": 2.5, "max_duration": 20.0, "max_events": 6, "max_moving": 300}}
 
 
 def segment(tracks: Tracks, motion: Motion, fps: float, parameters: SegmentParameters, *, report: Report) -> Events:

@@ -29,7 +29,12 @@ class TrackParameters:
     max_tracks: int = parameter(20000, "tracks in the whole clip; candidates of lower score beyond it are left out", minimum=1)
 
 
-PRESETS: dict[str, dict[str, object]] = {"release": {}}
+# `backend` is an option of the command. The release tracks 360 frames at a time, starts no tracks on covered patches however few tracks an
+# entity has left, and never gives a track up (infer.py, run_traceextract.sh).
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"backend": "tapip3d"},
+    "release": {"backend": "tapip3d", "chunk": 360, "least_tracks": 0, "retire_after": 1_000_000},
+}
 
 
 @dataclass(frozen=True)
