@@ -22,6 +22,13 @@ class Report:
         """Say something that the user should know and that is no error."""
         self.notes.append(text)
 
+    def take_over(self, other: Report) -> None:
+        """Count and note here what was collected there, until it was sure to hold."""
+        for what, number in other.counts.items():
+            self.count(what, number)
+        for text in other.notes:
+            self.note(text)
+
     def progress(self, done: int, total: int, unit: str = "frames") -> None:
         """`done` of `total` units are finished."""
 

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from tracekit.backends.protocols import BackendSetup, LocalGeometry
 from tracekit.backends.sensor import SensorBackend
+from tracekit.backends.worker import WorkerMemoryError
 from tracekit.errors import BadDataError, ConfigurationError, StorageError
 from tracekit.extract.chunks import chunk_bounds
 from tracekit.extract.reconstruct import ReconstructParameters, choose_anchors, clean_depth, reconstruct
@@ -221,17 +222,115 @@ def test_an_answer_for_the_wrong_number_of_frames_is_refused():
         run(Short(30), 30, ReconstructParameters(10, 10))
 
 
-def test_out_of_memory_says_what_to_set():
-    class Big(KnownWorld):
+class OutOfMemoryError(RuntimeError):
+    """Known by its name, like torch's."""
+
+
+def limited(num_frames: int, most: int, error: Exception) -> KnownWorld:
+    """A backend that can take `most` frames at a time."""
+
+    class Limited(KnownWorld):
+        num_refused = 0
+
         def reconstruct(self, frames, frame_indices, depth):
-            if len(frame_indices) > 40:
+            if len(frame_indices) > most:
+                self.num_refused += 1
+                raise error
+            return super().reconstruct(frames, frame_indices, depth)
+
+    return Limited(num_frames)
+
+
+REFUSALS = "passes that ran out of memory (made again with fewer frames)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        WorkerMemoryError("known: CUDA out of memory"),
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    ("num_frames", "max_anchors", "chunk", "most"),
+    # Dense passes too long; global passes too long; both; far too long; many more chunks than anchors, so that nearly all are new.
+    [(200, 20, 60, 40), (200, 60, 20, 40), (200, 150, 60, 40), (300, 150, 60, 9), (1000, 10, 200, 30), (9, 8, 9, 8)],
+)
+def test_passes_that_do_not_fit_in_memory_are_made_smaller(num_frames, max_anchors, chunk, most, error):
+    truth, report = limited(num_frames, most, error), Report()
+    geometry, depth = run(truth, num_frames, ReconstructParameters(max_anchors, chunk), report=report)
+    assert_same_world(geometry, depth, truth)
+    assert report.counts[REFUSALS] == truth.num_refused > 0
+    assert max(len(call) for call in truth.calls) <= most
+    # The chunks in the file are the passes that were made: no gap, no overlap, each aligned.
+    np.testing.assert_array_equal(geometry.chunk_start[1:], geometry.chunk_stop[:-1])
+    assert geometry.chunk_start[0] == 0 and geometry.chunk_stop[-1] == num_frames
+    lengths = geometry.chunk_stop - geometry.chunk_start
+    assert lengths.max() <= most and (geometry.chunk_num_anchors >= np.minimum(2, lengths)).all()
+    assert geometry.chunk_residual.max() < 1e-6
+    assert (np.diff(geometry.anchor_frame) > 0).all()
+    for start, stop in zip(geometry.chunk_start, geometry.chunk_stop, strict=True):
+        assert ((geometry.anchor_frame >= start) & (geometry.anchor_frame < stop)).sum() >= min(2, stop - start)
+
+
+def test_memory_that_runs_short_in_the_middle_halves_the_chunks_from_there_on():
+    class Shrinking(KnownWorld):
+        def reconstruct(self, frames, frame_indices, depth):
+            if frame_indices[-1] >= 120 and len(frame_indices) > 30 and np.ptp(frame_indices) < 60:
                 raise MemoryError
             return super().reconstruct(frames, frame_indices, depth)
 
-    with pytest.raises(StorageError, match="--max-anchors"):
-        run(Big(100), 100, ReconstructParameters(50, 20))
-    with pytest.raises(StorageError, match="--chunk"):
-        run(Big(100), 100, ReconstructParameters(20, 50))
+    truth, report = Shrinking(240), Report()
+    geometry, depth = run(truth, 240, ReconstructParameters(8, 60), report=report)
+    assert_same_world(geometry, depth, truth)
+    np.testing.assert_array_equal(geometry.chunk_start, [0, 60, 120, 150, 180, 210])
+    assert report.notes == ["the chunk was halved to 30 frames from frame 120 on: out of memory"]
+    # Chunks are seen once, whatever was tried: nothing is counted twice.
+    assert report.counts["depth pixels without a value"] == 240 * 3 * 32
+
+
+def test_further_anchors_that_do_not_fit_either_come_in_smaller_passes():
+    """The dense pass of 64 frames is refused; the 28 further anchors would come in passes of 32, and only 16 frames fit."""
+
+    class Small(KnownWorld):
+        def reconstruct(self, frames, frame_indices, depth):
+            if len(frame_indices) > (16 if len(self.calls) else 40):
+                raise MemoryError
+            return super().reconstruct(frames, frame_indices, depth)
+
+    truth = Small(400)
+    geometry, depth = run(truth, 400, ReconstructParameters(12, 64))
+    assert_same_world(geometry, depth, truth)
+    assert (geometry.chunk_stop - geometry.chunk_start).max() == 16
+
+
+def test_where_not_even_few_frames_fit_it_says_what_to_set():
+    for most in (5, 7):
+        with pytest.raises(StorageError, match="out of memory in the global pass over the anchor frames: 8 frames at once") as caught:
+            run(limited(100, most, MemoryError()), 100, ReconstructParameters(50, 20))
+        assert "--max-size" in caught.value.hint
+    with pytest.raises(StorageError, match="out of memory in the dense pass over frames 0 to 7: 8 frames at once"):
+        run(limited(100, 7, MemoryError()), 100, ReconstructParameters(4, 8))
+    with pytest.raises(StorageError, match="out of memory in the global pass over further anchor frames: 8 frames at once"):
+        run(limited(100, 4, MemoryError()), 100, ReconstructParameters(4, 20))
+
+
+def test_a_backend_that_remembers_the_clip_is_not_asked_again():
+    class Forgetful(SensorBackend):
+        def reconstruct(self, frames, frame_indices, depth):
+            raise MemoryError
+
+    truth = KnownWorld(30)
+    with pytest.raises(StorageError, match="lower --chunk"):
+        run(Forgetful(BackendSetup()), 30, ReconstructParameters(4, 20), depth=truth.depth, camera=CameraSensor(INTRINSICS, truth.poses))
+
+
+def test_other_errors_of_a_backend_are_not_taken_for_want_of_memory():
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        run(limited(30, 4, RuntimeError("expected scalar type Half but found Float")), 30)
 
 
 def test_a_chunk_that_fits_badly_is_reported():

@@ -238,8 +238,7 @@ class _Passes:
             return None
         checked = self._checked(local, indices, where, of_this_pass)
         if counted:
-            for what, number in of_this_pass.counts.items():
-                self.report.count(what, number)
+            self.report.take_over(of_this_pass)
         return checked
 
     def report_out_of_memory(self) -> None:
@@ -331,6 +330,7 @@ def _aligned_to(coarse: _Anchors, passes: _Passes, indices: np.ndarray, runs: li
 
     A run lists places in `indices`; all runs together cover them, and each holds two known anchors or more.
     """
+    report = Report()
     poses = np.empty((len(indices), 4, 4))
     depth = None if coarse.depth is None else np.empty((len(indices), *SCALE_GRID), np.float32)
     for run in runs:
@@ -338,11 +338,12 @@ def _aligned_to(coarse: _Anchors, passes: _Passes, indices: np.ndarray, runs: li
         local = passes.run(indices[run], where, counted=False)
         if local is None:
             return None
-        aligned = _align(local, indices[run], coarse, passes.backend, passes.report)
+        aligned = _align(local, indices[run], coarse, passes.backend, report)
         poses[run] = aligned.world_from_camera
         thinned = _thin(local.depth)
         if depth is not None and thinned is not None:
             depth[run] = thinned * np.float32(aligned.scale)
+    passes.report.take_over(report)
     return _Anchors(indices, poses, depth, coarse.intrinsics)
 
 
