@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tracekit.extract.track import PRESETS, TrackParameters, track
+from tracekit.extract.track import PRESETS, TrackParameters, follow
 from tracekit.stage import Stage, Work
 
 
 def run(work: Work) -> None:
-    tracks = track(work.frames(), work.read("keypoints"), work.read("geometry"), work.backend(), work.parameters, report=work.report)
-    work.put(tracks)
+    keypoints, geometry = work.read("keypoints"), work.read("geometry")
+    with follow(work.frames(), keypoints, geometry, work.backend(), work.parameters, report=work.report) as tracks:
+        work.put_in_blocks("tracks", tracks.small_fields, tracks.shapes, tracks.blocks(work.report))
 
 
 command = Stage(

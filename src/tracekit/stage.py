@@ -10,11 +10,12 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
 from tracekit import __version__, options
@@ -251,6 +252,16 @@ class Work:
     def put(self, record: object) -> None:
         """Write a record as its group."""
         self._writer.put(record)
+
+    def put_in_blocks(
+        self,
+        group: str,
+        small_fields: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    ) -> None:
+        """Write a record that is longer than memory; see `RecordWriter.put_in_blocks`."""
+        self._writer.put_in_blocks(group, small_fields, shapes, blocks)
 
     def depth_sink(self, group: str, *, metric: bool) -> DepthSink:
         """Where the depth of group/depth goes, block by block."""

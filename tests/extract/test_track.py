@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,9 @@ from moving_scene import HEIGHT, INTRINSICS, WIDTH, MovingScene, keypoints
 
 from tracekit.backends.klt import KLT
 from tracekit.backends.protocols import BackendSetup
-from tracekit.errors import BadDataError
+from tracekit.backends.worker import WorkerMemoryError
+from tracekit.errors import BadDataError, StorageError
+from tracekit.extract import followed_tracks
 from tracekit.extract.chunks import chunk_bounds
 from tracekit.extract.filter import FilterParameters, filter_moving
 from tracekit.extract.track import TrackParameters, track
@@ -314,6 +317,82 @@ def test_memory_is_bounded_by_a_chunk(scene):
     geometry = dataclasses.replace(scene.geometry(), depth=depth)
     track(frames, mixed_candidates(scene), geometry, Oracle(scene), TrackParameters(chunk=10), report=Report())
     assert frames.most == depth.most == 11
+
+
+class Limited(Oracle):
+    """Can take `most` points times frames at a time, and forgets everything between two calls."""
+
+    stateless = True
+
+    def __init__(self, scene, most, error=MemoryError, **options) -> None:
+        super().__init__(scene, **options)
+        self.most, self.error, self.num_refused = most, error, 0
+
+    def track(self, frames, depth, intrinsics, world_from_camera, queries_world, *rest):
+        if len(frames) * len(queries_world) > self.most:
+            self.num_refused += 1
+            raise self.error("no room")
+        return super().track(frames, depth, intrinsics, world_from_camera, queries_world, *rest)
+
+
+@pytest.mark.parametrize("error", [MemoryError, WorkerMemoryError, type("OutOfMemoryError", (RuntimeError,), {})])
+@pytest.mark.parametrize("chunk", [NUM_FRAMES, 28])
+def test_chunks_that_do_not_fit_in_memory_are_tracked_in_pieces(scene, error, chunk):
+    uv, frame = [scene.corners(f, 30) for f in (0, 9, 40, 70)], [0, 9, 40, 70]
+    candidates = keypoints(np.concatenate(uv), np.repeat(frame, [len(points) for points in uv]), NUM_FRAMES, chunk)
+    options = {"chunk": chunk, "least_tracks": 1000, "retire_after": 100}
+    whole = run(scene, candidates, Oracle(scene), **options)
+    tracker, report = Limited(scene, 1300, error), Report()
+    found = run(scene, candidates, tracker, report=report, **options)
+    assert report.counts["runs of the tracker that ran out of memory (made again with fewer frames)"] == tracker.num_refused > 0
+    assert report.counts["candidates on patches that a track covers already"] == 0
+    assert any(note.startswith("the chunk was halved to ") for note in report.notes)
+    # The same tracks, in the same order, with every identity followed to the end.
+    np.testing.assert_array_equal(found.keypoint, whole.keypoint)
+    np.testing.assert_array_equal(found.born, whole.born)
+    path, _ = truth(scene, candidates, found)
+    known = found.valid == 1
+    assert np.abs(found.xyz_world - path)[known].max() < 1e-5
+    for column, born in enumerate(found.born):
+        assert known[born:, column].all(), "lost at a cut"
+    np.testing.assert_array_equal(known & (whole.valid == 0), False)
+
+
+def test_every_piece_begins_where_the_last_one_ended(scene):
+    candidates = keypoints(scene.corners(0, 20), np.zeros(20), NUM_FRAMES, NUM_FRAMES)
+    tracker = Limited(scene, 20 * 29)
+    found = run(scene, candidates, tracker, chunk=NUM_FRAMES)
+    assert [(first, number) for first, number, *_ in tracker.calls] == [(0, 21), (20, 22), (41, 22), (62, 22)]
+    for first, _, queries, query_frames, identities in tracker.calls[1:]:
+        np.testing.assert_array_equal(query_frames, 0)
+        np.testing.assert_array_equal(queries.astype(np.float32), found.xyz_world[first, identities])
+
+
+def test_where_not_even_few_frames_fit_or_the_tracker_remembers_it_says_what_to_set(scene):
+    candidates = mixed_candidates(scene)
+    with pytest.raises(StorageError, match=r"out of memory in tracker oracle: \d+ points in frames 0 to \d") as caught:
+        run(scene, candidates, Limited(scene, 1), chunk=28)
+    assert caught.value.hint.startswith("lower --max-tracks")
+    remembers = Limited(scene, 1)
+    remembers.stateless = False
+    with pytest.raises(StorageError, match="in frames 0 to 27") as caught:
+        run(scene, candidates, remembers, chunk=28)
+    assert caught.value.hint.startswith("lower --chunk") and remembers.num_refused == 1
+    with pytest.raises(RuntimeError, match="no room"):
+        run(scene, candidates, Limited(scene, 1, RuntimeError), chunk=28)
+
+
+def test_what_goes_to_a_temporary_file_comes_back_the_same(scene, monkeypatch, tmp_path):
+    candidates = mixed_candidates(scene)
+    in_memory = run(scene, candidates, Oracle(scene), chunk=28)
+    monkeypatch.setattr(followed_tracks, "IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for field in dataclasses.fields(in_memory):
+        np.testing.assert_array_equal(getattr(run(scene, candidates, Oracle(scene), chunk=28), field.name), getattr(in_memory, field.name))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StorageError, match=r"absent \(TMPDIR\)"):
+        run(scene, candidates, Oracle(scene), chunk=28)
 
 
 REAL_DATA = Path(os.environ.get("TRACEKIT_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

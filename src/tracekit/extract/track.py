@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
+from tracekit.backends.memory import free_memory, is_out_of_memory
 from tracekit.backends.protocols import TrackingBackend
-from tracekit.errors import BadDataError
-from tracekit.extract.chunks import chunk_bounds
+from tracekit.errors import BadDataError, StorageError
+from tracekit.extract.chunks import FEW_FRAMES, chunk_bounds
+from tracekit.extract.followed_tracks import FollowedTracks, FoundPositions
 from tracekit.geometry import cameras
 from tracekit.geometry.depth_lookup import surface_depth
 from tracekit.parameters import check, parameter
@@ -47,40 +50,60 @@ class _Chunk:
     frames: np.ndarray
     depth: np.ndarray | None
 
+    def piece(self, start: int, stop: int) -> _Chunk:
+        """Its frames [start, stop), and the one before them if there is one."""
+        first = max(start - 1, self.first)
+        here = slice(first - self.first, stop - self.first)
+        return _Chunk(first, start, stop, self.frames[here], None if self.depth is None else self.depth[here])
+
 
 def track(
     frames: Frames, keypoints: Keypoints, geometry: Geometry, tracker: TrackingBackend, parameters: TrackParameters, *, report: Report
 ) -> Tracks:
+    """As `follow`, with all of the result in memory."""
+    with follow(frames, keypoints, geometry, tracker, parameters, report=report) as followed:
+        return followed.in_memory(report)
+
+
+def follow(
+    frames: Frames, keypoints: Keypoints, geometry: Geometry, tracker: TrackingBackend, parameters: TrackParameters, *, report: Report
+) -> FollowedTracks:
     """Track every keypoint of the first chunk, and later those on what no live track covers.
 
     `frames` (T, H, W, 3) uint8 RGB are read a chunk at a time, and `geometry.depth` with them; without depth all points lie on
     z = 1 of their camera. Chunks overlap by one frame: a point alive at the end of a chunk is queried in that very frame at the
     position it had there, so nothing jumps at a cut; one that was lost is queried at its last valid position in the world.
-    Candidates are tracked forwards and backwards from the frame in which they were selected, within their chunk.
+    Candidates are tracked forwards and backwards from the frame in which they were selected, within their chunk. A chunk that does not
+    fit in memory is tracked in two halves, and so are those after it, where every call of the tracker answers for itself.
+
+    However long the clip, one chunk is in memory, and of every track only where it was last: the rest goes to a temporary file.
 
     Raises BadDataError when the clip and the geometry do not fit, or when the tracker returns positions that are not finite
-    where it claims to see the point; TypeError when what it returns has the wrong shape.
+    where it claims to see the point; TypeError when what it returns has the wrong shape; StorageError when not even few frames fit in memory.
     """
     check(parameters)
     num_frames = len(frames)
     _check_fit(frames, keypoints, geometry)
-    entrants = _Entrants(frames, keypoints, geometry, parameters, report)
-    progress = _Progress(num_frames)
-    for start, stop in chunk_bounds(num_frames, parameters.chunk):
-        first = max(start - 1, 0)
-        chunk = _Chunk(first, start, stop, np.asarray(frames[first:stop]), _depth_of(geometry, first, start, stop, report))
-        active = progress.active(oldest_frame=start - parameters.retire_after * parameters.chunk)
-        if len(active):
-            at_first_frame = np.zeros(len(active), dtype=np.int64)
-            xyz, visible = _run(tracker, chunk, geometry, progress.last_world[active], at_first_frame, active)
-            progress.add(chunk, active, xyz, visible)
-        new, world = entrants.of_chunk(chunk, progress, is_first=start == 0)
-        if len(new):
-            identities = progress.start(new, world, keypoints.frame[new])
-            xyz, visible = _run(tracker, chunk, geometry, world, keypoints.frame[new] - first, identities)
-            progress.add(chunk, identities, xyz, visible)
-        report.progress(stop, num_frames)
-    return _assemble(progress, keypoints, geometry, tracker.name, report)
+    bounds = chunk_bounds(num_frames, parameters.chunk)
+    progress = _Progress()
+    with contextlib.ExitStack() as if_it_fails:
+        if_it_fails.callback(progress.found.close)
+        entrants = _Entrants(frames, keypoints, geometry, parameters, report)
+        runs = _Runs(tracker, geometry, progress, report, parameters.chunk)
+        for start, stop in bounds:
+            first = max(start - 1, 0)
+            chunk = _Chunk(first, start, stop, np.asarray(frames[first:stop]), _depth_of(geometry, first, start, stop, report))
+            progress.enter(chunk)
+            active = progress.active(oldest_frame=start - parameters.retire_after * parameters.chunk)
+            if len(active):
+                runs.follow(chunk, active)
+            new, world = entrants.of_chunk(chunk, progress, is_first=start == 0)
+            if len(new):
+                runs.follow(chunk, progress.start(new, world, keypoints.frame[new]))
+            report.progress(stop, num_frames)
+        runs.report_out_of_memory()
+        if_it_fails.pop_all()
+    return FollowedTracks(tracker.name, progress.found, bounds, progress.keypoint, progress.born, keypoints, geometry)
 
 
 def _check_fit(frames: Frames, keypoints: Keypoints, geometry: Geometry) -> None:
@@ -126,14 +149,27 @@ def _depth_of(geometry: Geometry, first: int, start: int, stop: int, report: Rep
 class _Progress:
     """The tracks so far: who they are, where each was last, and what was found chunk by chunk."""
 
-    def __init__(self, num_frames: int) -> None:
-        self.num_frames = num_frames
+    def __init__(self) -> None:
         self.keypoint = np.zeros(0, dtype=np.int32)
         self.born = np.zeros(0, dtype=np.int32)
         self.last_world = np.zeros((0, 3))
         self.last_frame = np.zeros(0, dtype=np.int64)
-        self.found: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
-        """(first new frame, tracks, xyz_world (n, Q, 3), visible (n, Q)) of every run of the tracker."""
+        self.found = FoundPositions()
+        self._chunk: _Chunk | None = None
+
+    def enter(self, chunk: _Chunk) -> None:
+        """What is found next is of this chunk."""
+        self._chunk = chunk
+
+    def seen(self, frame: int) -> np.ndarray:
+        """World positions (n, 3) of what is seen in a frame of this chunk."""
+        assert self._chunk is not None
+        found = [np.zeros((0, 3), np.float32)]
+        for rows, _, xyz, visible in self.found.within(self._chunk.start, self._chunk.stop):
+            row = self._chunk.start + rows.start
+            if row <= frame < row + len(xyz):
+                found.append(xyz[frame - row][visible[frame - row]])
+        return np.concatenate(found).astype(np.float64)
 
     def start(self, keypoint: np.ndarray, world: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """Give new tracks their identities: their columns in the result."""
@@ -151,7 +187,7 @@ class _Progress:
     def add(self, chunk: _Chunk, tracks: np.ndarray, xyz: np.ndarray, visible: np.ndarray) -> None:
         # The overlapping frame has its positions already.
         xyz, visible = xyz[chunk.start - chunk.first :], visible[chunk.start - chunk.first :]
-        self.found.append((chunk.start, tracks, xyz, visible))
+        self.found.add(chunk.start, tracks, xyz, visible)
         valid = np.isfinite(xyz).all(axis=-1)
         seen = valid.any(axis=0)
         last = len(xyz) - 1 - np.argmax(valid[::-1], axis=0)
@@ -177,7 +213,7 @@ class _Entrants:
         """Candidates that start a track in this chunk, and their positions in the world (n, 3)."""
         candidates = np.flatnonzero((self.keypoints.frame >= chunk.start) & (self.keypoints.frame < chunk.stop))
         if not is_first:
-            candidates = self._uncovered(candidates, chunk, progress)
+            candidates = self._uncovered(candidates, progress)
         candidates, world = self._lifted(candidates, chunk)
         room = self.parameters.max_tracks - len(progress.keypoint)
         if len(candidates) > room:
@@ -186,7 +222,7 @@ class _Entrants:
             candidates, world = candidates[kept], world[kept]
         return candidates, world
 
-    def _uncovered(self, candidates: np.ndarray, chunk: _Chunk, progress: _Progress) -> np.ndarray:
+    def _uncovered(self, candidates: np.ndarray, progress: _Progress) -> np.ndarray:
         """Those whose patch, in the frame in which they were selected, is not near a visible track on the same entity.
 
         Tracks on other entities take their own patch only: a small thing before a large one keeps its points. An entity that has few
@@ -195,7 +231,7 @@ class _Entrants:
         free = np.ones(len(candidates), dtype=bool)
         for frame in np.unique(self.keypoints.frame[candidates]):
             labels = self.keypoints.labels[np.argmin(np.abs(self.keypoints.label_frame - frame))]
-            row, column = self._patch(self._seen(frame, chunk, progress))
+            row, column = self._patch(self._seen(frame, progress))
             tracked = labels[row, column]
             here = self.keypoints.frame[candidates] == frame
             for entity in np.unique(self.keypoints.entity[candidates[here]]):
@@ -211,15 +247,10 @@ class _Entrants:
         self.report.count("candidates on patches that a track covers already", int((~free).sum()))
         return candidates[free]
 
-    def _seen(self, frame: int, chunk: _Chunk, progress: _Progress) -> np.ndarray:
+    def _seen(self, frame: int, progress: _Progress) -> np.ndarray:
         """Pixels (n, 2) of the tracks that are seen in a frame of this chunk."""
-        found = [np.zeros((0, 2))]
-        for start, _, xyz, visible in progress.found:
-            if start == chunk.start:
-                seen = xyz[frame - start][visible[frame - start]].astype(np.float64)
-                uv, _ = cameras.project(seen, self.geometry.intrinsics, self.geometry.world_from_camera[frame])
-                found.append(uv[np.isfinite(uv).all(axis=1)])
-        return np.concatenate(found)
+        uv, _ = cameras.project(progress.seen(frame), self.geometry.intrinsics, self.geometry.world_from_camera[frame])
+        return uv[np.isfinite(uv).all(axis=1)]
 
     def _patch(self, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns in the patch grid of pixels (n, 2)."""
@@ -250,6 +281,64 @@ def _dilated(mask: np.ndarray, steps: int) -> np.ndarray:
     return grown
 
 
+class _Runs:
+    """Lets the tracker follow points through a chunk, in as many pieces as its memory asks for."""
+
+    def __init__(self, tracker: TrackingBackend, geometry: Geometry, progress: _Progress, report: Report, chunk: int) -> None:
+        self.tracker, self.geometry, self.progress, self.report = tracker, geometry, progress, report
+        self._most_frames = chunk
+        self._num_out_of_memory = 0
+
+    def follow(self, chunk: _Chunk, tracks: np.ndarray) -> None:
+        """Follow tracks through a chunk: from the frame in which they were selected where that is in it, else from where they were last."""
+        length = chunk.stop - chunk.start
+        if length <= self._most_frames:
+            last_frame = self.progress.last_frame[tracks]
+            query_frames = np.where(last_frame >= chunk.start, last_frame - chunk.first, 0)
+            found = self._run(chunk, self.progress.last_world[tracks], query_frames, tracks)
+            if found is not None:
+                self.progress.add(chunk, tracks, *found)
+                return
+            self._halve(chunk, len(tracks))
+        for start, stop in chunk_bounds(length, self._most_frames):
+            piece = chunk.piece(chunk.start + start, chunk.start + stop)
+            # Those that are selected in a later piece start there.
+            here = tracks[self.progress.last_frame[tracks] < piece.stop]
+            if len(here):
+                self.follow(piece, here)
+
+    def report_out_of_memory(self) -> None:
+        if self._num_out_of_memory:
+            self.report.count("runs of the tracker that ran out of memory (made again with fewer frames)", self._num_out_of_memory)
+
+    def _halve(self, chunk: _Chunk, num_tracks: int) -> None:
+        """Raises StorageError when few frames do not fit either, or when the tracker remembers how far it came."""
+        length = chunk.stop - chunk.start
+        if length <= FEW_FRAMES or not getattr(self.tracker, "stateless", False):
+            raise StorageError(
+                f"out of memory in tracker {self.tracker.name}: {num_tracks} points in frames {chunk.first} to {chunk.stop - 1}",
+                hint=f"{'lower --chunk, ' if length > FEW_FRAMES else ''}lower --max-tracks, take smaller frames (keypoints --max-size), or"
+                " free memory on the device",
+            )
+        self._num_out_of_memory += 1
+        self._most_frames = max(FEW_FRAMES, (length + 1) // 2)
+        self.report.note(f"the chunk was halved to {self._most_frames} frames from frame {chunk.start} on: out of memory")
+
+    def _run(
+        self, chunk: _Chunk, queries: np.ndarray, query_frames: np.ndarray, identities: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the tracker says; None when it ran out of memory."""
+        found = None
+        try:
+            found = _run(self.tracker, chunk, self.geometry, queries, query_frames, identities)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if found is None:
+            free_memory()
+        return found
+
+
 def _run(
     tracker: TrackingBackend, chunk: _Chunk, geometry: Geometry, queries: np.ndarray, query_frames: np.ndarray, identities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -271,33 +360,3 @@ def _run(
             hint="the tracker's weights or its input are broken; try another --tracker",
         )
     return xyz.astype(np.float32, copy=False), visible
-
-
-def _assemble(progress: _Progress, keypoints: Keypoints, geometry: Geometry, tracker: str, report: Report) -> Tracks:
-    shape = (progress.num_frames, len(progress.keypoint))
-    xyz_world = np.full((*shape, 3), np.nan, dtype=np.float32)
-    visible = np.zeros(shape, dtype=bool)
-    for start, tracks, xyz, seen in progress.found:
-        xyz_world[start : start + len(xyz), tracks] = xyz
-        visible[start : start + len(xyz), tracks] = seen
-    uv = np.full((*shape, 2), np.nan, dtype=np.float32)
-    for frame, camera in enumerate(geometry.world_from_camera):
-        uv[frame] = cameras.project(xyz_world[frame].astype(np.float64), geometry.intrinsics, camera)[0]
-    known = np.all(np.isfinite(xyz_world), axis=-1)
-    valid = known & np.all(np.isfinite(uv), axis=-1)
-    xyz_world[~valid] = np.nan
-    uv[~valid] = np.nan
-    report.count("tracks", shape[1])
-    report.count("positions dropped because they lie behind the camera", int((known & ~valid).sum()))
-    report.count("positions of tracks that are lost or not yet born (NaN)", int((~valid).sum()))
-    return Tracks(
-        tracker=tracker,
-        xyz_world=xyz_world,
-        uv=uv,
-        visible=(visible & valid).astype(np.uint8),
-        valid=valid.astype(np.uint8),
-        keypoint=progress.keypoint,
-        entity=keypoints.entity[progress.keypoint].astype(np.int32),
-        born=progress.born,
-        chunk=keypoints.chunk[progress.keypoint].astype(np.int32),
-    )

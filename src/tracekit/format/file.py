@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -313,6 +313,27 @@ class RecordWriter:
         """Write some fields of the group `name`, for records that come into being piece by piece."""
         for field, value in values.items():
             self._put_entry(self._kind.group(name).entry(field), value)
+
+    def put_in_blocks(
+        self,
+        name: str,
+        small_fields: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        blocks: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    ) -> None:
+        """Write the group `name` without ever having it in memory: `small_fields` at once, the arrays with the given `shapes` by
+        blocks (first row, {field: rows}). The file is the one that `put` would have written."""
+        group = self._kind.group(name)
+        self._file.require_group(name)
+        self.put_fields(name, small_fields)
+        datasets = {}
+        for field, shape in shapes.items():
+            dtype = np.dtype(group.entry(field).spec.dtype)
+            datasets[field] = _create(self._file, group.entry(field), shape, dtype, _chunk_shape(shape, dtype.itemsize))
+        for start, block in blocks:
+            for field, rows in block.items():
+                if rows.size:
+                    datasets[field][start : start + len(rows)] = _as_stored(rows, datasets[field].dtype, group.entry(field).path)
 
     def append(self, name: str, field: str, values: np.ndarray, *, scattered: bool = False) -> None:
         """Add entries at the end of an array of the group `name`; the first call makes it, even when there are none.
