@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tracekit.commands.export import DemoFolderOptions, LerobotExport
+from tracekit.commands.export_lerobot import DemoFolderOptions, LerobotExport
 from tracekit.commands.import_ import LerobotChoice, command
 
 from tracekit.errors import BadDataError, CannotCreateError, UnavailableError, UsageError

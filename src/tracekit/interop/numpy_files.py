@@ -1,4 +1,4 @@
-"""NumPy files from strangers, and NumPy files that grow row by row.
+"""NumPy files from strangers, NumPy files that grow row by row, and archives of them that are written block by block.
 
 Nothing is unpickled, nothing is loaded before its header has been held against what is wanted and against the size of the file, and
 arrays are mapped, not read: what a file claims costs no memory.
@@ -11,7 +11,7 @@ import math
 import mmap
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -163,3 +163,17 @@ class NpyWriter:
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._num_rows, *self._row_shape)}
         np.lib.format.write_array_header_1_0(self._stream, header)
         return self._stream.tell()
+
+
+def write_npz_member(archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Add the array `name` to an .npz archive; `blocks` are runs of its rows, in order, so that it need not be held as a whole."""
+    num_rows = 0
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+        for block in blocks:
+            if block.shape[1:] != shape[1:]:
+                raise TypeError(f"rows of {name} have shape {block.shape[1:]}, but {shape[1:]} is expected")
+            stream.write(np.ascontiguousarray(block, dtype).tobytes())
+            num_rows += len(block)
+    if num_rows != shape[0]:
+        raise RuntimeError(f"{name} has {num_rows} rows, but {shape[0]} were announced")
