@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracekit.backends.memory import is_out_of_memory
+from tracekit.backends.memory import free_memory, is_out_of_memory
 from tracekit.errors import StorageError
 
 
@@ -46,7 +46,7 @@ class Batches:
                     ) from error
             # Here, where the error no longer holds on to what the batch had used.
             self.size = tried // 2
-            free(self.device)
+            free_memory()
         return tuple(np.concatenate(rows) for rows in zip(*answers, strict=True))
 
     def _on_device(self, frames: np.ndarray) -> Any:
@@ -62,11 +62,3 @@ def inference(device: Any) -> Iterator[None]:
 
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         yield
-
-
-def free(device: Any) -> None:
-    """Give memory that no tensor uses any more back to the device."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

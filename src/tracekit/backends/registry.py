@@ -21,7 +21,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "timm": "tracekit.backends.timm_features:TimmFeatures",
         "lowlevel": "tracekit.backends.lowlevel:Lowlevel",
     },
-    "reconstruction": {"sensor": "tracekit.backends.sensor:SensorBackend", "planar": "tracekit.backends.planar:PlanarBackend"},
+    "reconstruction": {
+        "sensor": "tracekit.backends.sensor:SensorBackend",
+        "depth-pro": "tracekit.backends.depth_pro:DepthPro",
+        "depth-anything": "tracekit.backends.depth_anything:DepthAnything",
+        "planar": "tracekit.backends.planar:PlanarBackend",
+    },
     "tracking": {"klt": "tracekit.backends.klt:KLT"},
     "captioning": {"template": "tracekit.backends.template:Template"},
 }

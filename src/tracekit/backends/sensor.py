@@ -55,7 +55,7 @@ class SensorBackend:
         if self._camera.world_from_camera is None:
             poses, confidence = self._follow(frames, depth, self._camera.intrinsics)
         else:
-            poses, confidence = _recorded(self._camera.world_from_camera, frame_indices)
+            poses, confidence = recorded_poses(self._camera.world_from_camera, frame_indices)
         intrinsics = np.tile(self._camera.intrinsics, (len(frames), 1, 1))
         return LocalGeometry(intrinsics, poses, confidence, depth)
 
@@ -67,7 +67,8 @@ class SensorBackend:
         return poses, np.array([camera.confidence for camera in cameras], np.float32)
 
 
-def _recorded(world_from_camera: np.ndarray, frame_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def recorded_poses(world_from_camera: np.ndarray, frame_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The poses (n, 4, 4) of these frames and their confidence (n,). Raises BadDataError where the recording (T, 4, 4) has too few."""
     if frame_indices.max() >= len(world_from_camera):
         raise BadDataError(
             f"the recording has {len(world_from_camera)} camera poses, but the clip has a frame {frame_indices.max()}",

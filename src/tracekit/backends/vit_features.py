@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tracekit.backends.batches import Batches, free, inference
+from tracekit.backends.batches import Batches, inference
 from tracekit.backends.devices import torch_device
+from tracekit.backends.memory import free_memory
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.backends.timm_weights import FILES, architecture_in, load_timm
 from tracekit.backends.weights import Published, find_weights, get_weights, is_path, missing_weights, sha256_of
@@ -75,7 +76,7 @@ class VitFeatures:
     def close(self) -> None:
         """Free the memory of the device. Nothing can be described any more."""
         self.model = None
-        free(self.device)
+        free_memory()
 
     def describe(self, frames: np.ndarray) -> PatchFeatures:
         """`frames` (n, H, W, 3) uint8 RGB -> (n, gh, gw, F); the grid covers the frame, its longer side about 518 px of the network's input."""

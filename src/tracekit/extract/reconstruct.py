@@ -40,6 +40,11 @@ FEWEST_AT_ONCE = FEW_FRAMES
 class ReconstructParameters:
     max_anchors: int = parameter(150, "anchor frames of one global pass at most (T_sparse)", minimum=4)
     chunk: int = parameter(60, "frames of one dense pass (T_chunk)", minimum=1)
+    camera: str = parameter(
+        "odometry",
+        "where a backend tells depth alone, and the recording no poses: the camera is followed by odometry, or stands still (static)",
+        choices=("odometry", "static"),
+    )
 
 
 # `backend` is an option of the command. The release's sparse pass has no more frames than a dense one (infer.py).
