@@ -65,7 +65,7 @@ def write_recording(episode: Episode, frames: Frames, path: Path, parameters: Re
     depth = episode.depth if parameters.depth else None
     recording = rerun.RecordingStream("tracekit", recording_id=episode.clip_id or video.sha256, send_properties=False)
     for clock in (recording.set_log_time_enabled, recording.set_log_tick_enabled):
-        clock(False)  # when the file was written is nobody's business, and two runs give the same
+        clock(False)  # when the file was written is nobody's business
     stream = recording.binary_stream()
     recording.send_recording_name(episode.clip_id or Path(video.uri).name)
     recording.send_blueprint(_layout(rerun, with_depth=depth is not None, with_captions=episode.captions is not None))
