@@ -32,6 +32,7 @@ def main(network: str) -> None:
     wire = _module("wire")
     _module("safe_weights")  # networks import it as tracekit_foreign_safe_weights
     _module("stand_ins")
+    _module("devices")
 
     def write(data: Any) -> None:
         view = memoryview(data)
