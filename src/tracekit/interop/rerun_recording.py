@@ -13,7 +13,8 @@ ours their centres, so principal points are half a pixel larger.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from tracekit.pictures import MILLIMETRES, encode_depth, encode_jpeg
 from tracekit.records import Captions, Episode, Frames, Geometry, Tracks
 from tracekit.report import Report
 
+LEAST_VERSION = (0, 41)
+"""Of rerun-sdk: earlier ones write other streams. pyproject.toml says the same."""
 _BLOCK_FRAMES = 16
 _FARTHEST = 65.535
 """Metres: depth is stored as 16-bit millimetres."""
@@ -46,9 +49,15 @@ class RerunParameters:
 
 
 def check_rerun() -> None:
-    """Raise UnavailableError where the package is not installed."""
-    if importlib.util.find_spec("rerun") is None:
-        raise UnavailableError("the package rerun-sdk is not installed", hint="pip install 'tracekit[rerun]'")
+    """Raise UnavailableError where the package is not installed, or too old."""
+    hint = "pip install 'tracekit[rerun]'"
+    try:
+        version = importlib.metadata.version("rerun-sdk")
+    except importlib.metadata.PackageNotFoundError:
+        raise UnavailableError("the package rerun-sdk is not installed", hint=hint) from None
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise UnavailableError(f"rerun-sdk {version} is installed, but {least} is needed", hint=hint)
 
 
 def write_recording(episode: Episode, frames: Frames, path: Path, parameters: RerunParameters, report: Report) -> None:
