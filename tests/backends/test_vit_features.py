@@ -204,6 +204,51 @@ def test_weights_of_dinov3s_own_repository_are_read(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("kind", ["plain", "registers", "gated"])
+def test_dinov2_is_taken_in_the_form_of_transformers_and_equals_it(tmp_path, kind):
+    import torch
+    from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14, "image_size": 518}
+    torch.manual_seed(0)
+    if kind == "registers":
+        theirs = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, num_register_tokens=4))
+    else:
+        theirs = Dinov2Model(Dinov2Config(**shape, use_swiglu_ffn=kind == "gated"))
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value += 0.05 * torch.randn_like(value)
+    theirs.eval().save_pretrained(tmp_path / "net")
+    frame = np.random.default_rng(0).integers(0, 256, (518, 518, 3)).astype(np.uint8)
+    pixels = (torch.from_numpy(frame).float() / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        tokens = theirs(pixel_values=pixels.permute(2, 0, 1)[None]).last_hidden_state[0, -37 * 37 :]
+    found = DinoV2(BackendSetup(weights=str(tmp_path / "net"))).describe(frame[None]).features
+    np.testing.assert_allclose(found[0], tokens.reshape(37, 37, 48).numpy(), atol=3e-4)
+    assert "is no dinov3" in DinoV3.missing(BackendSetup(weights=str(tmp_path / "net")))
+
+
+@pytest.mark.parametrize("lack", ["a tensor", "a number"])
+def test_what_transformers_form_lacks_is_named(tmp_path, lack):
+    from safetensors.torch import load_file, save_file
+    from transformers import Dinov2Config, Dinov2Model
+
+    folder = tmp_path / "net"
+    Dinov2Model(Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, patch_size=14, image_size=28)).save_pretrained(
+        folder
+    )
+    if lack == "a tensor":
+        state = load_file(folder / "model.safetensors")
+        state.pop("encoder.layer.1.attention.attention.key.weight")
+        save_file(state, folder / "model.safetensors")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("hidden_size")
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadDataError, match=f"{folder}.*({'key.weight' if lack == 'a tensor' else 'hidden_size'})"):
+        DinoV2(BackendSetup(weights=str(folder)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3", "vit_base_patch16_dinov3"])
 def test_a_bare_file_of_dinov3_says_by_its_shapes_what_it_is(tmp_path, architecture):

@@ -24,30 +24,37 @@ class Batches:
         self.device = device
         self.size = at_most if device.type == "cuda" else 1
 
-    def map(self, forward: Callable[[Any], tuple[np.ndarray, ...]], frames: np.ndarray, what: str) -> tuple[np.ndarray, ...]:
-        """The arrays that `forward` answers, one row for each of the frames (n >= 1, H, W, 3) uint8.
+    def each(self, forward: Callable[[Any], tuple[np.ndarray, ...]], frames: np.ndarray, what: str) -> Iterator[tuple[np.ndarray, ...]]:
+        """What `forward` answers to one batch after the other of the frames (n, H, W, 3) uint8: arrays with one row a frame.
 
-        `forward` gets a batch as a tensor (b, 3, H, W) uint8 on the device. Raises StorageError, naming `what`, where one frame alone does not fit.
+        `forward` gets a tensor (b, 3, H, W) uint8 on the device. Raises StorageError, naming `what`, where one frame alone does not fit.
         """
-        answers: list[tuple[np.ndarray, ...]] = []
         done = 0
         while done < len(frames):
-            try:
-                answers.append(forward(self._on_device(frames[done : done + self.size])))
-                done += min(self.size, len(frames) - done)
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                tried = min(self.size, len(frames) - done)
-                if tried == 1:
-                    raise StorageError(
-                        f"{what}: out of memory on {self.device} for one frame", hint="take smaller --weights, or another --device"
-                    ) from error
-            # Here, where the error no longer holds on to what the batch had used.
-            self.size = tried // 2
-            free_memory()
-        return tuple(np.concatenate(rows) for rows in zip(*answers, strict=True))
+            batch = frames[done : done + self.size]
+            answer = self._try(forward, batch, what)
+            if answer is None:
+                # Here, where no error holds on to what the batch had used.
+                self.size = len(batch) // 2
+                free_memory()
+            else:
+                done += len(batch)
+                yield answer
+
+    def map(self, forward: Callable[[Any], tuple[np.ndarray, ...]], frames: np.ndarray, what: str) -> tuple[np.ndarray, ...]:
+        """The answers of `each` in one piece; there must be frames."""
+        return tuple(np.concatenate(rows) for rows in zip(*self.each(forward, frames, what), strict=True))
+
+    def _try(self, forward: Callable[[Any], tuple[np.ndarray, ...]], batch: np.ndarray, what: str) -> tuple[np.ndarray, ...] | None:
+        try:
+            return forward(self._on_device(batch))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                hint = "take smaller --weights, or another --device"
+                raise StorageError(f"{what}: out of memory on {self.device} for one frame", hint=hint) from error
+        return None
 
     def _on_device(self, frames: np.ndarray) -> Any:
         import torch

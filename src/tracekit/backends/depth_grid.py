@@ -23,12 +23,14 @@ def thin_out(depth: Any, height: int, width: int) -> Any:
     top, bottom, down, nearest_row = _places(depth.shape[1], rows, depth.device)
     left, right, along, nearest_column = _places(depth.shape[2], columns, depth.device)
     inverse = 1.0 / depth
-    corners = [inverse[:, row[:, None], column] for row in (top, bottom) for column in (left, right)]
-    greatest = torch.stack(corners).amax(0)
-    one_surface = greatest.isfinite() & (greatest - torch.stack(corners).amin(0) <= SAME_SURFACE * greatest)
+    above, below = inverse.index_select(1, top), inverse.index_select(1, bottom)
+    corners = [line.index_select(2, column) for line in (above, below) for column in (left, right)]
+    greatest = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
+    least = torch.minimum(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
+    one_surface = greatest.isfinite() & (greatest - least <= SAME_SURFACE * greatest)
     upper, lower = (first + along * (second - first) for first, second in (corners[:2], corners[2:]))
     between = 1.0 / (upper + down[:, None] * (lower - upper))
-    return torch.where(one_surface, between, depth[:, nearest_row[:, None], nearest_column])
+    return torch.where(one_surface, between, depth.index_select(1, nearest_row).index_select(2, nearest_column))
 
 
 def _places(num_pixels: int, num_places: int, device: Any) -> tuple[Any, Any, Any, Any]:

@@ -28,7 +28,7 @@ class DepthPro(MonocularDepth):
         code="transformers",
         code_licence="Apache-2.0",
         weights="apple/DepthPro-hf",
-        weights_licence="Apple Machine Learning Research Model License (apple-amlr): for research only",
+        weights_licence="apple-amlr (research only)",
         commercial=False,
     )
     published = Published("apple/DepthPro-hf", files=(WEIGHTS,), beside=(CONFIG, PREPROCESSOR))

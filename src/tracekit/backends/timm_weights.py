@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tracekit.backends import transformers_dinov2
 from tracekit.backends.weights import read_tensors
 from tracekit.errors import BadDataError
 from tracekit.format.json_file import read_json_object
@@ -29,11 +30,13 @@ def configuration(weights: Path) -> dict[str, Any] | None:
 
 
 def architecture_in(weights: Path) -> str | None:
-    """The architecture that the config.json beside the weights names, without reading them; None where it names none."""
+    """The architecture (of timm) or type (of transformers) that the config.json beside the weights names, without reading them; None where
+    it names none."""
     try:
-        named = (configuration(weights) or {}).get("architecture")
+        config = configuration(weights) or {}
     except BadDataError:  # told when the weights are loaded
         return None
+    named = config.get("architecture", config.get("model_type"))
     return named if isinstance(named, str) else None
 
 
@@ -49,6 +52,8 @@ def load_timm(weights: Path) -> Any:
         architecture = _architecture_of(state, weights)
     else:
         architecture, arguments = _read_config(config, weights.parent / "config.json")
+    if config is not None and "architecture" not in config:
+        state = _renamed(state, weights)
     model = _create(architecture, arguments, weights)
     _load(model, state, weights, architecture)
     if config is not None:
@@ -100,19 +105,30 @@ def _load(model: Any, state: dict[str, Any], weights: Path, architecture: str) -
 
 
 def _read_config(config: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
-    if "architecture" not in config and "model_type" in config:
+    of_transformers = config.get("model_type") if "architecture" not in config else None
+    if of_transformers is not None and of_transformers not in transformers_dinov2.MODEL_TYPES:
         raise BadDataError(
-            f"{path}: these weights are in the form of transformers ({config['model_type']}), not of timm",
-            hint="take the same network from timm, for example --weights timm/vit_base_patch14_dinov2.lvd142m",
+            f"{path}: these weights are in the form of transformers ({of_transformers}), not of timm",
+            hint="take the same network from timm, for example --weights timm/vit_base_patch16_dinov3.lvd1689m",
         )
     try:
+        if of_transformers is not None:
+            return transformers_dinov2.architecture(config)
         architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
         # The folder is somebody's: "hf-hub:..." and "local-dir:..." would have timm open another place.
         if not re.fullmatch(r"\w+(\.\w+)?", architecture):
             raise ValueError(f"{architecture!r} is no name of a timm architecture")
         return architecture, arguments
     except (ValueError, KeyError, TypeError) as error:
-        raise BadDataError(f"{path}: not a timm configuration: {error}", hint='it must hold {"architecture": ...}') from error
+        hint = 'it must hold {"architecture": ...}'
+        raise BadDataError(f"{path}: not the configuration of a vision transformer: {error}", hint=hint) from error
+
+
+def _renamed(state: dict[str, Any], weights: Path) -> dict[str, Any]:
+    try:
+        return transformers_dinov2.by_authors_names(state)
+    except (KeyError, RuntimeError) as error:
+        raise BadDataError(f"{weights}: not the weights of a DINOv2 in the form of transformers: {error} is missing") from error
 
 
 def _pictures(config: dict[str, Any], path: Path) -> dict[str, Any]:

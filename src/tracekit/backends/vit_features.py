@@ -28,7 +28,8 @@ class VitFeatures:
     """Normalised patch tokens of the last block, without class token and registers.
 
     `setup.weights` is the name of a timm model ("vit_large_patch14_reg4_dinov2.lvd142m") or of a repository on the hub, a folder in the hub's
-    layout (config.json with "architecture", perhaps "model_args" and "pretrained_cfg", and model.safetensors), or a file of weights.
+    layout (config.json with "architecture", perhaps "model_args" and "pretrained_cfg", and model.safetensors), or a file of weights. DINOv2 is
+    taken in the form of transformers, too.
 
     On a CPU everything is float32, and a frame's features are the same, to the bit, whatever other frames are described with it. On a GPU the
     matrices are multiplied in bfloat16, and they are the same to its rounding (8 bits).
