@@ -383,9 +383,20 @@ def test_the_release_preset_is_that_of_its_code(squares):
     settings = {name: value for name, value in PRESETS["release"].items() if name not in ("backend", "fps")}
     found = choose(squares.frames, **settings)
     assert found.label_frame.tolist() == list(range(0, 40, 5)) and len(found.chunk_start) == 1
-    # An entity that has no room for 48 gets fewer.
     counts = np.bincount(found.entity, minlength=len(found.entity_id))
-    assert counts.max() == 48 and found.budget == 48 * len(np.unique(found.labels))
+    seen = np.unique(found.labels)
+    assert len(seen) <= 12 and counts.max() == 48 and found.budget == 48 * len(seen)
+
+
+def test_things_that_look_alike_are_one_entity_unless_they_must_hang_together(squares):
+    def things_of_red_entities(connected):
+        found = choose(squares.frames[:14], chunk=14, budget=100, connected=connected)
+        u, v = found.uv.astype(int).T
+        on = squares.truth[:14][found.frame, v, u]
+        return [{1, 2} & set(on[found.entity == entity]) for entity in np.unique(found.entity[np.isin(on, (1, 2))])]
+
+    assert sorted(things_of_red_entities(True), key=sum) == [{1}, {2}]
+    assert {1, 2} in things_of_red_entities(False)
 
 
 def fixed_camera(num_frames):

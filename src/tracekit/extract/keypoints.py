@@ -53,6 +53,7 @@ class KeypointsParameters:
     clusters: int = parameter(16, "groups of patch features per chunk, before alike ones are merged", minimum=1)
     position_weight: float = parameter(0.3, "weight of a patch's place against its features when patches are grouped", minimum=0)
     merge_similarity: float = parameter(0.65, "groups at least this similar are one (1: equal, 0: as two patches at random)", maximum=1)
+    connected: bool = parameter(True, "what does not hang together is different entities, however alike it looks")
     minimum_patches: int = parameter(4, "a region of fewer patches is counted to its neighbour", minimum=1)
     part_size: float = parameter(
         0.02, "with measured depth: share of the image that a part of a thing covers; larger things are split unless flat", minimum=0.001
@@ -63,7 +64,7 @@ class KeypointsParameters:
 
 
 # `backend` and `fps` are options of the command. The release (infer.py, run_traceextract.sh, utils/dino) looks at every fifth frame of a
-# tracking chunk of 360 and clusters patches into 12 groups by looks alone, which are not merged; a patch is of a new group where its
+# tracking chunk of 360 and clusters patches into 12 groups by looks alone, which are neither merged nor split; a patch is of a new group where its
 # cosine with all others is below 0.2, which is -0.14 of our measure where patches of DINOv2 drawn at random have 0.3.
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {"backend": "dinov2"},
@@ -75,6 +76,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "points_per_entity": 48,
         "clusters": 12,
         "position_weight": 0.0,
+        "connected": False,
         "merge_similarity": 1.0,
         "match_similarity": -0.14,
         "match_overlap_weight": 0.0,
@@ -234,22 +236,11 @@ def _find_entities(
         groups = 2 * groups + (smooth(moving) > MOSTLY)
     entities = np.empty(groups.shape, np.int32)
     for shown, picture in enumerate(pictures):
-        surface = layers[shown].patch_surface if layers else None
-        regions, num_absorbed = split_regions(
-            groups[shown],
-            described[shown],
-            minimum_patches=parameters.minimum_patches,
-            yardstick=yardstick,
-            surface=surface,
-            standing_out=layers[shown].standing_out() if layers else None,
-        )
-        report.count("patches of regions too small to be an entity, counted to a neighbour", num_absorbed)
-        regions, num_given = dissolve_outlines(regions, picture, surface)
-        report.count("patches across an outline, counted to one side", num_given)
-        if layers:
-            regions = split_parts(
-                regions, layers[shown], parameters.part_size * regions.size, parameters.budget // max(parameters.minimum_quota, 1), seed
-            )
+        layer = layers[shown] if layers else None
+        if parameters.connected:
+            regions = _hanging_together(groups[shown], described[shown], picture, layer, yardstick, parameters, seed, report)
+        else:
+            regions = np.unique(groups[shown], return_inverse=True)[1].reshape(grid).astype(np.int32)
         entities[shown] = recognise(
             regions,
             described[shown],
@@ -260,6 +251,35 @@ def _find_entities(
         )
         _add_colours(picture, entities[shown], known)
     return entities, layers, moving
+
+
+def _hanging_together(
+    groups: np.ndarray,
+    features: np.ndarray,
+    picture: np.ndarray,
+    layer: Layers | None,
+    yardstick: float,
+    parameters: KeypointsParameters,
+    seed: int,
+    report: Report,
+) -> np.ndarray:
+    """The connected parts of the groups of one frame, (gh, gw) from 0; measured depth tells surfaces apart, and parts of a thing."""
+    surface = layer.patch_surface if layer else None
+    regions, num_absorbed = split_regions(
+        groups,
+        features,
+        minimum_patches=parameters.minimum_patches,
+        yardstick=yardstick,
+        surface=surface,
+        standing_out=layer.standing_out() if layer else None,
+    )
+    report.count("patches of regions too small to be an entity, counted to a neighbour", num_absorbed)
+    regions, num_given = dissolve_outlines(regions, picture, surface)
+    report.count("patches across an outline, counted to one side", num_given)
+    if layer:
+        most_parts = parameters.budget // max(parameters.minimum_quota, 1)
+        regions = split_parts(regions, layer, parameters.part_size * regions.size, most_parts, seed)
+    return regions
 
 
 def _coverage(entities: np.ndarray, layers: list[Layers] | None, num_entities: int, report: Report) -> np.ndarray:
