@@ -27,7 +27,8 @@ class Published:
 def find_weights(setup: BackendSetup, published: Published) -> Path | None:
     """The file of weights, where it is on this machine already: `setup.weights` if that is a file or folder, else in the hub's cache."""
     if setup.weights is not None:
-        path = Path(setup.weights).expanduser()
+        # Whole, because workers have another working folder; links stay, because what they lead to in the hub's cache has no suffix.
+        path = Path(os.path.abspath(Path(setup.weights).expanduser()))
         if path.is_file():
             return path
         if path.is_dir():

@@ -33,9 +33,10 @@ class Worker:
     """One network in a process of its own. It starts with the first `call`, and `close` ends it."""
 
     def __init__(self, name: str, network: str, checkout: Checkout, options: Mapping[str, Any], *, patience: float) -> None:
-        """`name` is what errors call the backend, `network` a file of `foreign/`; `options` go to its `load` beside the repository.
+        """`name` is what errors call the backend, `network` a file of `foreign/` without its .py, or the path of a file elsewhere; `options`
+        go to its `load` beside the repository.
 
-        A call that takes longer than `patience` seconds is given up.
+        A process from which nothing is heard for `patience` seconds is ended.
         """
         self.name = name
         self.network_seconds = 0.0
@@ -125,8 +126,9 @@ class Worker:
     def _died(self, error: Exception) -> TracekitError:
         """What to say when the process is gone, or says what is no message."""
         assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5.0)
+        if not isinstance(error, wire.BrokenWireError) or isinstance(error.__cause__, EOFError):
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its streams are closed: it is about to end
+                self._process.wait(timeout=5.0)
         code = self._process.poll()
         said = self._last_words()
         self.close()
@@ -138,9 +140,10 @@ class Worker:
         return UnavailableError(f"{self.name}: its process ended {how}", hint=said)
 
     def _last_words(self) -> str:
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - STDERR_TAIL))
-        return self._said.read().decode("utf-8", "replace").strip()
+        """The end of what it wrote to stderr. Read by place, because the process goes on writing where the file's own position is."""
+        descriptor = self._said.fileno()
+        size = os.fstat(descriptor).st_size
+        return os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL)).decode("utf-8", "replace").strip()
 
     def _write(self, data: Any) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -166,12 +169,16 @@ class Worker:
         assert self._process is not None
         stream = self._process.stdout if reading else self._process.stdin
         assert stream is not None
+        poll = select.poll()
+        poll.register(stream, select.POLLIN if reading else select.POLLOUT)
         started = time.monotonic()
         while (left := started + self._patience - time.monotonic()) > 0:
+            ended = self._process.poll() is not None
             # Short waits, so that a signal of ours is heard soon.
-            ready = select.select([stream] if reading else [], [] if reading else [stream], [], min(left, 1.0))
-            if ready[0] or ready[1]:
+            if poll.poll(1000 * min(left, 1.0)):
                 return
+            if ended:  # and what it started still holds the other end
+                raise EOFError
         said = self._last_words()
         self.close()
         raise UnavailableError(

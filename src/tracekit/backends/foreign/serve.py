@@ -1,6 +1,6 @@
 """Run one network in a process of its own: `python serve.py NETWORK` answers messages on standard input with messages on standard output.
 
-NETWORK is a file of this folder, NETWORK.py, with a function `load(options) -> forward`, where `forward(message, arrays)` returns
+NETWORK is a file of this folder, NETWORK.py, or the path of one that lies elsewhere, with a function `load(options) -> forward`, where `forward(message, arrays)` returns
 (message, arrays). The first message holds the options: `repo` (folder of the checkout, or null where the package is installed), `weights`
 (a local file, or null for random ones), `device` ("auto", "cpu", "cuda"), and what the network itself wants. Every reply has "seconds", how long
 the network itself took, or "error" and "text": "memory" (out of memory; the process goes on), "data" (ValueError: weights or input are not
@@ -9,8 +9,10 @@ right), "missing" (an import failed), "failed" (anything else).
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import signal
 import sys
 import threading
 import time
@@ -55,7 +57,10 @@ def main(network: str) -> None:
             answer = {"seconds": time.perf_counter() - started, **answer}
         except Exception as error:
             answer, results = {"error": _kind(error), "text": _said(error)}, {}
-        wire.send(write, answer, results)
+        try:
+            wire.send(write, answer, results)
+        except (TypeError, ValueError) as error:  # nothing of it was written
+            wire.send(write, {"error": "failed", "text": _said(error)}, {})
 
 
 def _load(network: str, options: dict[str, Any]) -> Any:
@@ -66,8 +71,9 @@ def _load(network: str, options: dict[str, Any]) -> Any:
 
 
 def _module(name: str) -> Any:
-    """A file of this folder, under a name that no repository has."""
-    spec = importlib.util.spec_from_file_location(f"tracekit_foreign_{name}", HERE / f"{name}.py")
+    """A file of this folder (or the file at a full path), under a name that no repository has."""
+    path = HERE / name if name.endswith(".py") else HERE / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"tracekit_foreign_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -76,21 +82,32 @@ def _module(name: str) -> Any:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         _free_memory(error)
         return "memory"
     return "missing" if isinstance(error, ImportError) else "data" if isinstance(error, ValueError) else "failed"
 
 
-def _free_memory(error: Exception) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for the GPU's memory, which is known by its name, and none for the CPU's and for what its libraries lack."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("allocate memory", "ALLOC_FAILED", "out of memory"))
+
+
+def _free_memory(error: BaseException) -> None:
     """Let go of what the failed call held, so that a smaller one can succeed."""
-    import gc
-
-    import torch
-
-    traceback.clear_frames(error.__traceback__)
+    seen: set[int] = set()
+    causes: list[BaseException | None] = [error]
+    while causes:
+        cause = causes.pop()
+        if cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            traceback.clear_frames(cause.__traceback__)
+            causes += [cause.__cause__, cause.__context__]
     gc.collect()
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
@@ -112,6 +129,8 @@ def _end_with_parent(parent: int) -> None:
     """A network must not outlive who asked, whatever killed that process: its memory would be lost to everybody."""
     while os.getppid() == parent:
         time.sleep(1.0)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with whatever the network started
     os._exit(1)
 
 

@@ -19,6 +19,8 @@ MOST_HEADER = 1 << 20
 """Bytes of a header at most: it holds names and numbers."""
 MOST_ARRAY = 1 << 36
 """Bytes of one array at most: more than any machine's memory would be a broken stream."""
+KINDS = "biuf"
+"""Kinds of numbers that travel: truth values, whole numbers and floating-point numbers."""
 _START = struct.Struct(">4sI")
 
 
@@ -27,8 +29,14 @@ class BrokenWireError(Exception):
 
 
 def send(write: Callable[[Any], None], message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write one message. `write` takes bytes-like objects and writes them whole."""
-    packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    """Write one message. `write` takes bytes-like objects and writes them whole.
+
+    Raises TypeError or ValueError, before anything is written, for what cannot be sent.
+    """
+    packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    for name, array in packed.items():
+        if array.dtype.kind not in KINDS or array.nbytes > MOST_ARRAY:
+            raise ValueError(f"array {name!r} of type {array.dtype} and shape {array.shape} cannot be sent")
     listed = [{"name": name, "dtype": array.dtype.str, "shape": list(array.shape)} for name, array in packed.items()]
     header = json.dumps({"message": dict(message), "arrays": listed}).encode()
     if len(header) > MOST_HEADER:
@@ -36,7 +44,7 @@ def send(write: Callable[[Any], None], message: Mapping[str, Any], arrays: Mappi
     write(_START.pack(MAGIC, len(header)) + header)
     for array in packed.values():
         if array.size:
-            write(array.data.cast("B"))
+            write(_bytes_of(array))
 
 
 def receive(read_into: Callable[[memoryview], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -57,14 +65,19 @@ def receive(read_into: Callable[[memoryview], None]) -> tuple[dict[str, Any], di
         for entry in header["arrays"]:
             dtype, shape = np.dtype(entry["dtype"]), tuple(int(side) for side in entry["shape"])
             size = math.prod(shape) * dtype.itemsize
-            if dtype.kind not in "biuf" or min(shape, default=0) < 0 or size > MOST_ARRAY:
+            if dtype.kind not in KINDS or min(shape, default=0) < 0 or size > MOST_ARRAY:
                 raise BrokenWireError(f"an array of type {dtype} and shape {shape} cannot be")
             array = np.empty(shape, dtype)
             if size:
-                read_into(array.data.cast("B"))
+                read_into(_bytes_of(array))
             arrays[entry["name"]] = array
-        return header["message"], arrays
+        return dict(header["message"]), arrays
     except EOFError as error:
         raise BrokenWireError("the stream ends in the middle of a message") from error
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenWireError(f"the stream holds something else than messages: {error}") from error
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """The memory of an array in C order. By way of numpy, because memoryview.cast knows no foreign byte order."""
+    return memoryview(array.reshape(-1).view(np.uint8))
