@@ -109,15 +109,15 @@ def scene(num_frames: int, width: int, height: int) -> tuple[np.ndarray, np.ndar
 
 def try_tracker(tracker: ForeignTracker, sizes: list[tuple[int, int]], lengths: list[int], counts: list[int]) -> None:
     """Print what comes out for clips of all these sizes, lengths and numbers of points; raise AssertionError for what must not be."""
-    for (width, height), num_frames, count in [(sizes[0], n, counts[-1]) for n in lengths] + [(s, lengths[-1], c) for s in sizes for c in counts]:
+    for (width, height), num_frames, count in [(sizes[0], n, counts[-1]) for n in lengths] + [
+        (s, lengths[-1], c) for s in sizes for c in counts
+    ]:
         frames, depth, intrinsics, poses = scene(num_frames, width, height)
         rng = np.random.default_rng(1)
         uv = rng.uniform(0.15, 0.85, (count, 2)) * [width, height]
         query_frames = rng.integers(0, num_frames, count)
         z = np.array([depth[frame, round(v), round(u)] for frame, (u, v) in zip(query_frames, uv, strict=True)], dtype=np.float64)
-        queries = np.concatenate(
-            [cameras.unproject(uv[i : i + 1], z[i : i + 1], intrinsics, poses[query_frames[i]]) for i in range(count)]
-        )
+        queries = np.concatenate([cameras.unproject(uv[i : i + 1], z[i : i + 1], intrinsics, poses[query_frames[i]]) for i in range(count)])
         started = time.perf_counter()
         xyz, visible = tracker.track(frames, depth, intrinsics, poses, queries, query_frames, np.arange(count))
         assert xyz.shape == (num_frames, count, 3) and visible.shape == (num_frames, count)

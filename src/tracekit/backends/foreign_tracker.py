@@ -66,7 +66,9 @@ class ForeignTracker:
         """See TrackingBackend.track. A point that is hidden or out of sight where it is queried is asked for where its place comes into sight."""
         shape = (len(frames), len(identities))
         xyz_world, visible = np.full((*shape, 3), np.nan, dtype=np.float32), np.zeros(shape, dtype=bool)
-        clip = Clip((frames.shape[2], frames.shape[1]), depth, np.asarray(intrinsics, np.float64), np.asarray(world_from_camera, np.float64))
+        clip = Clip(
+            (frames.shape[2], frames.shape[1]), depth, np.asarray(intrinsics, np.float64), np.asarray(world_from_camera, np.float64)
+        )
         if 0 in shape or not self.can_use(clip):
             return xyz_world, visible
         queries_world, query_frames = np.asarray(queries_world, dtype=np.float64), np.asarray(query_frames)

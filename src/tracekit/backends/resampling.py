@@ -41,13 +41,13 @@ def corner_aligned_frames(frames: np.ndarray, new: Size) -> np.ndarray:
     at = [np.linspace(0, before - 1, after) for before, after in zip(old, new, strict=True)]
     # The averages have their centres in the middle of their blocks; what is left over at the right and at the bottom belongs to no block.
     x, y = (((place + 0.5) / side - 0.5).astype(np.float32) for place, side in zip(at, block, strict=True))
-    grid = np.meshgrid(x, y)
+    columns, rows = np.meshgrid(x, y)
     result = np.empty((len(frames), new[1], new[0], 3), dtype=np.uint8)
     for index, frame in enumerate(frames):
         whole = frame[: averaged[1] * block[1], : averaged[0] * block[0]]
         if block != (1, 1):
             whole = cv2.resize(whole, averaged, interpolation=cv2.INTER_AREA)
-        result[index] = cv2.remap(np.ascontiguousarray(whole), *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        result[index] = cv2.remap(np.ascontiguousarray(whole), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return result
 
 

@@ -31,7 +31,21 @@ SUPPORT_POINTS = 756
 
 LEAST_FRAMES = 4
 NEVER_NEEDED = (
-    *("pycolmap", "pyceres", "moviepy", "moviepy.editor", "flow_vis", "decord", "mediapy", "matplotlib", "sklearn", "kornia", "easydict", "cv2", "utils3d"),
+    *(
+        "pycolmap",
+        "pyceres",
+        "moviepy",
+        "moviepy.editor",
+        "flow_vis",
+        "decord",
+        "mediapy",
+        "matplotlib",
+        "sklearn",
+        "kornia",
+        "easydict",
+        "cv2",
+        "utils3d",
+    ),
     *("xformers", "jaxtyping", "skimage", "albumentations", "einx", "prettytable", "plotly", "gdown", "ray"),
 )
 """Packages for adjusting cameras, drawing and training."""
