@@ -262,6 +262,31 @@ def test_depth_pro_without_its_angle_takes_the_calibration_or_a_guess(tmp_path):
     np.testing.assert_allclose(calibrated.depth, 2 * guessed.depth, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_weights_of_half_precision_are_computed_with_in_full(folders, name, tmp_path):
+    """Depth Pro is published in float16."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    model = AutoModelForDepthEstimation.from_pretrained(folders[name]).half()
+    model.save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(folders[name]).save_pretrained(tmp_path)
+    frames = np.random.default_rng(5).integers(0, 256, (1, 48, 64, 3)).astype(np.uint8)
+    found = open_backend({name: tmp_path}, name, STATIC)
+    assert {value.dtype for value in found.model.parameters()} == {torch.float32}
+    expected = open_backend(folders, name, STATIC).reconstruct(frames, np.arange(1), None)
+    np.testing.assert_allclose(found.reconstruct(frames, np.arange(1), None).depth, expected.depth, rtol=0.05)
+
+
+def test_the_same_clip_again_has_the_same_cameras(tmp_path):
+    """The next clip begins anew: what was remembered of the last one is gone."""
+    folder = depth_anything(tmp_path / "net", size=112, constant=1.6)
+    backend, frames = open_backend({"depth-anything": folder}, "depth-anything"), Wall(160, 120, num_frames=5).frames()
+    first, _, _ = run(backend, frames, chunk=3)
+    assert not np.array_equal(first.world_from_camera[-1], np.eye(4))
+    np.testing.assert_array_equal(run(backend, frames, chunk=2)[0].world_from_camera, first.world_from_camera)
+
+
 def test_one_calibration_holds_for_a_clip_and_the_next_has_its_own(folders, monkeypatch):
     wall = Wall(64, 48, num_frames=7)
     backend = open_backend(folders, "depth-pro", STATIC)

@@ -38,7 +38,9 @@ def _places(num_pixels: int, num_places: int, device: Any) -> tuple[Any, Any, An
     from the one to the other, and the nearest one."""
     import torch
 
-    place = (torch.arange(num_places, device=device, dtype=torch.float64) + 0.5) * (num_pixels / num_places) - 0.5
+    # Worked out on the CPU: not every device has float64.
+    place = (torch.arange(num_places, dtype=torch.float64) + 0.5) * (num_pixels / num_places) - 0.5
     place = place.clamp(0, num_pixels - 1)
-    before = place.floor().long()
-    return before, (before + 1).clamp(max=num_pixels - 1), (place - before).float(), (place + 0.5).floor().long().clamp(max=num_pixels - 1)
+    before, nearest = place.floor().long(), (place + 0.5).floor().long().clamp(max=num_pixels - 1)
+    after = (before + 1).clamp(max=num_pixels - 1)
+    return before.to(device), after.to(device), (place - before).float().to(device), nearest.to(device)

@@ -18,14 +18,15 @@ def load_depth_network(folder: Path, device: Any) -> tuple[Any, Any]:
 
     Raises BadDataError when a file is damaged, when the weights are those of another network, or when frames would not be seen whole.
     """
+    import torch
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _silent_transformers():
-            # Wrong shapes are told, not raised, so that they are named here together with what is missing.
+            # Wrong shapes are told, not raised, so that they are named here together with what is missing. Depth Pro's file is float16.
             model, told = AutoModelForDepthEstimation.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **safely
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **safely
             )
             processor = AutoImageProcessor.from_pretrained(folder, **safely)
     except Exception as error:
