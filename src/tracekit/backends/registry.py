@@ -27,7 +27,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "depth-anything": "tracekit.backends.depth_anything:DepthAnything",
         "planar": "tracekit.backends.planar:PlanarBackend",
     },
-    "tracking": {"klt": "tracekit.backends.klt:KLT"},
+    "tracking": {
+        "tapip3d": "tracekit.backends.tapip3d:Tapip3d",
+        "spatracker2": "tracekit.backends.spatracker2:SpatialTracker2",
+        "cotracker3": "tracekit.backends.cotracker3:CoTracker3",
+        "klt": "tracekit.backends.klt:KLT",
+    },
     "captioning": {"template": "tracekit.backends.template:Template"},
 }
 # What `--preset paper` takes: what the paper runs (2.1, A.3, A.4). It names no captioner (A.5): SmolVLM2 is the network that sees for μ0 (3.1).
