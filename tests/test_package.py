@@ -31,10 +31,10 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     dependencies = [
         *project["dependencies"],
-        *(d for extra in ("sim", "robosuite", "log", "lerobot") for d in project["optional-dependencies"][extra]),
+        *(d for extra in ("sim", "robosuite", "log", "lerobot", "rerun") for d in project["optional-dependencies"][extra]),
     ]
     declared = {dependency.split(">")[0].split("=")[0].split(";")[0].strip().lower() for dependency in dependencies}
-    modules = {"cv2": "opencv-python-headless", "PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    modules = {"cv2": "opencv-python-headless", "PIL": "pillow", "huggingface_hub": "huggingface-hub", "rerun": "rerun-sdk"}
     imported = set()
     for folder in ("src", "commands"):
         for path in (REPOSITORY / folder).rglob("*.py"):

@@ -52,3 +52,42 @@ def wall_depth(intrinsics: np.ndarray, poses: np.ndarray, size: tuple[int, int])
     depth = depth.reshape(len(poses), size[1], size[0]).astype(np.float32)
     depth[:, :, 0] = 0
     return depth
+
+
+class Watched:
+    """Frames of which the longest run that was read at once is remembered."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self._frames, self.most = frames, 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._frames.shape
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: slice) -> np.ndarray:
+        block = self._frames[index]
+        self.most = max(self.most, len(block))
+        return block
+
+
+def long_episode(num_frames: int) -> tuple[Episode, Watched, Watched]:
+    """An episode of `num_frames` frames that shows the same all the time, its pictures and its depth."""
+    episode = moving_camera_episode()
+    geometry, tracks, video = episode.geometry, episode.tracks, episode.video
+    assert geometry is not None and tracks is not None and video.frames is not None
+    again = np.arange(num_frames) % T
+    frames, depth = Watched(np.asarray(video.frames)[again]), Watched(np.asarray(geometry.depth)[again])
+    fields = ("xyz_world", "uv", "visible", "valid")
+    return (
+        dataclasses.replace(
+            episode,
+            video=dataclasses.replace(video, pts=np.arange(num_frames) / 10, source_frame=np.arange(num_frames), frames=frames),
+            geometry=dataclasses.replace(geometry, depth=depth, world_from_camera=geometry.world_from_camera[again]),
+            tracks=dataclasses.replace(tracks, **{field: getattr(tracks, field)[again] for field in fields}),
+        ),
+        frames,
+        depth,
+    )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import H, T, W, small_episode, write_episode
-from moving_camera import moving_camera_episode
+from moving_camera import long_episode, moving_camera_episode
 from run_command import shell, tracekit
 
 from tracekit.drawing import entity_colour
@@ -163,14 +163,23 @@ def test_relative_depth_stays_as_it_is_and_depth_beyond_16_bits_is_counted(episo
 
 
 @with_rerun
+def test_long_clips_are_read_block_by_block(tmp_path: Path) -> None:
+    episode, frames, depth = long_episode(100)
+    found = recorded(episode, tmp_path / "x.rrd")
+    assert max(frames.most, depth.most) <= 16
+    assert sorted(found.at["/world/camera/image", "blob"]) == sorted(found.at["/world/camera/depth", "blob"]) == list(range(100))
+
+
+@with_rerun
 def test_the_command_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     source, target = write_episode(tmp_path / "in.h5", moving_camera_episode()), tmp_path / "out.rrd"
     done = tracekit("export", "rerun", source, "-o", target)
     assert done.returncode == 0, done.stderr
     assert len(Recording(target).seconds) == T
     assert tracekit("export", "rerun", source, "-o", target).returncode == 73
-    full = shell(f"ulimit -f 40; tracekit export rerun '{source}' -o '{tmp_path}/full.rrd'")
-    assert full.returncode == 74 and b"size limit" in full.stderr, full.stderr
+    for blocks in (20, target.stat().st_size // 1024, target.stat().st_size // 512):  # blocks of 512 bytes: the last cuts off the end only
+        full = shell(f"ulimit -f {blocks}; tracekit export rerun '{source}' -o '{tmp_path}/full.rrd'")
+        assert full.returncode == 74 and b"rerun could not write" in full.stderr, full.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5", "out.rrd"]
 
 

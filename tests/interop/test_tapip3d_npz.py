@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import H, T, W, small_episode, write_episode
-from moving_camera import moving_camera_episode, wall_depth
+from moving_camera import long_episode, moving_camera_episode, wall_depth
 from run_command import shell, tracekit
 
 from tracekit.errors import BadDataError
@@ -136,6 +136,14 @@ def test_without_depth_the_plane_on_which_points_lie_is_written_and_said(tmp_pat
     report = Report()
     assert (written(planar, tmp_path / "x.npz", report)["depths"] == 1).all()
     assert any("z = 1" in note for note in report.notes) and any("relative" in note for note in report.notes)
+
+
+def test_long_clips_are_read_block_by_block(tmp_path: Path) -> None:
+    episode, frames, depth = long_episode(100)
+    found = written(episode, tmp_path / "x.npz")
+    assert max(frames.most, depth.most) <= 16
+    assert len(found["video"]) == len(found["depths"]) == len(found["coords"]) == 100
+    assert np.array_equal(found["video"][6:12], found["video"][:6]) and np.array_equal(found["depths"][90:96], found["depths"][:6])
 
 
 def test_the_command_writes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ ours their centres, so principal points are half a pixel larger.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tracekit.drawing import entity_colour
-from tracekit.errors import UnavailableError
+from tracekit.errors import StorageError, UnavailableError
 from tracekit.geometry.cameras import scale_intrinsics
 from tracekit.parameters import check, parameter
 from tracekit.pictures import MILLIMETRES, encode_depth, encode_jpeg
@@ -33,6 +34,9 @@ from tracekit.report import Report
 LEAST_VERSION = (0, 41)
 """Of rerun-sdk: earlier ones write other streams. pyproject.toml says the same."""
 _BLOCK_FRAMES = 16
+_END, _END_BYTES = b"RRF2FOOT", 32
+"""What the last bytes of a recording hold."""
+_STORAGE_HINT = "is there space left, and no limit on the size of files?"
 _FARTHEST = 65.535
 """Metres: depth is stored as 16-bit millimetres."""
 _SEEN, _HIDDEN = 4.0, 1.5
@@ -75,31 +79,46 @@ def write_recording(episode: Episode, frames: Frames, path: Path, parameters: Re
     recording = rerun.RecordingStream("tracekit", recording_id=episode.clip_id or video.sha256, send_properties=False)
     for clock in (recording.set_log_time_enabled, recording.set_log_tick_enabled):
         clock(False)  # when the file was written is nobody's business
-    stream = recording.binary_stream()
+    recording.save(path)
     recording.send_recording_name(episode.clip_id or Path(video.uri).name)
     recording.send_blueprint(_layout(rerun, with_depth=depth is not None, with_captions=episode.captions is not None))
     _log_cameras(rerun, recording, geometry, (video.width, video.height), depth)
     painters = [_tracks_painter(rerun, recording, episode, parameters.tail), _captions_painter(rerun, recording, episode.captions)]
-    with open(path, "wb") as file:
-        for start in range(0, len(frames), _BLOCK_FRAMES):
-            stop = min(start + _BLOCK_FRAMES, len(frames))
-            pictures = np.asarray(frames[start:stop])
-            depths = None if depth is None else np.asarray(depth[start:stop])
-            for frame in range(start, stop):
-                recording.set_time("frame", sequence=frame)
-                recording.set_time("time", duration=float(video.pts[frame]))
-                pose = geometry.world_from_camera[frame]
-                recording.log("world/camera", rerun.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
-                jpeg = encode_jpeg(pictures[frame - start], parameters.jpeg_quality).tobytes()
-                recording.log("world/camera/image", rerun.EncodedImage(contents=jpeg, media_type="image/jpeg"))
-                if depths is not None:
-                    recording.log("world/camera/depth", _depth_picture(rerun, depths[frame - start], geometry.metric, report))
-                for paint in painters:
-                    paint(frame)
-            file.write(stream.read() or b"")
-            report.progress(stop, len(frames))
-        recording.disconnect()
-        file.write(stream.read() or b"")
+    for start in range(0, len(frames), _BLOCK_FRAMES):
+        stop = min(start + _BLOCK_FRAMES, len(frames))
+        pictures = np.asarray(frames[start:stop])
+        depths = None if depth is None else np.asarray(depth[start:stop])
+        for frame in range(start, stop):
+            recording.set_time("frame", sequence=frame)
+            recording.set_time("time", duration=float(video.pts[frame]))
+            pose = geometry.world_from_camera[frame]
+            recording.log("world/camera", rerun.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+            jpeg = encode_jpeg(pictures[frame - start], parameters.jpeg_quality).tobytes()
+            recording.log("world/camera/image", rerun.EncodedImage(contents=jpeg, media_type="image/jpeg"))
+            if depths is not None:
+                recording.log("world/camera/depth", _depth_picture(rerun, depths[frame - start], geometry.metric, report))
+            for paint in painters:
+                paint(frame)
+        _flush(recording)
+        report.progress(stop, len(frames))
+    recording.disconnect()
+    _check_complete(path)
+
+
+def _flush(recording: Any) -> None:
+    """Wait until all is in the file: what is not written yet is held in memory. Raises StorageError when the disk fails."""
+    try:
+        recording.flush()
+    except RuntimeError as error:
+        raise StorageError(f"rerun could not write the recording: {error}", hint=_STORAGE_HINT) from error
+
+
+def _check_complete(path: Path) -> None:
+    """Raise StorageError unless the file ends as recordings end: rerun goes on when it cannot write the last of it."""
+    with open(path, "rb") as file:
+        file.seek(-min(_END_BYTES, path.stat().st_size), os.SEEK_END)
+        if _END not in file.read():
+            raise StorageError("rerun could not write the end of the recording", hint=_STORAGE_HINT)
 
 
 def _layout(rerun: Any, *, with_depth: bool, with_captions: bool) -> Any:
