@@ -35,7 +35,8 @@ class CaptionParameters:
 
 
 # `backend` is an option of the command. The paper names no captioner (A.5): SmolVLM2 is the network that sees for its world model (3.1).
-PRESETS: dict[str, dict[str, object]] = {"paper": {"backend": "smolvlm"}, "release": {"backend": "api"}}
+# The release (caption/curate_captions.py) has every event said in three ways.
+PRESETS: dict[str, dict[str, object]] = {"paper": {"backend": "smolvlm"}, "release": {"backend": "api", "paraphrases": 2}}
 
 
 def caption(
