@@ -31,7 +31,7 @@ class MonocularDepth:
 
     Remembers the clip from call to call (see `tracekit.extract.reconstruct.SequentialBackend`). The calibration is the recording's, else what
     the network tells of it in the first call (the median over its frames, which then holds for the clip), else `planar.guess_intrinsics`. The
-    poses are the recording's, else found by odometry, else (`--camera static`) the camera stands still; measured depth is passed over.
+    poses are the recording's, else found by odometry, or those of a camera at rest with `--camera static`. Measured depth is passed over.
 
     Depth keeps the grid of the network, but is never finer than the frames (`depth_grid.thin_out`).
     """
