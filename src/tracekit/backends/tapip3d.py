@@ -7,6 +7,7 @@ its inference.py does. Poses go in as camera_from_world, queries and tracks are 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -77,9 +78,9 @@ class Tapip3d(ForeignTracker):
             return np.ones((len(clip), height, width), dtype=np.float32)
         x, y = (np.linspace(0, old - 1, new) for old, new in zip(clip.image_size, self._size, strict=True))
         depth = resampling.depth_at(clip.depth, x, y, clip.image_size)
-        for index, image in enumerate(depth):
-            depth[index] = without_edges(image, intrinsics, EDGE_JUMP, EDGE_BEND)
-        return depth
+        with ThreadPoolExecutor() as pool:
+            cleaned = pool.map(lambda image: without_edges(image, intrinsics, EDGE_JUMP, EDGE_BEND), depth)
+            return np.stack(list(cleaned))
 
     def follow(self, clip: Clip, queries_world: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         queries = np.concatenate([asked[:, None], queries_world], axis=1).astype(np.float32)
