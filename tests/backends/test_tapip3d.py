@@ -1,3 +1,8 @@
+import sys
+import types
+from collections import defaultdict
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +17,7 @@ from tracekit.errors import BadDataError, UnavailableError
 REPOSITORY = "TAPIP3D"
 
 
-def weights_of(scene, path, **changes):
+def weights_of(scene, path, most_frames=0, **changes):
     """A checkpoint as TAPIP3D's: the double of its network, whose weights are this scene."""
     config = {
         "model": {
@@ -28,7 +33,7 @@ def weights_of(scene, path, **changes):
     weight = {
         "camera": torch.tensor(scene.camera, dtype=torch.float32),
         "hidden": torch.tensor(scene.hidden, dtype=torch.float32),
-        "world_step": torch.zeros(1),
+        "most_frames": torch.full((1,), float(most_frames)),
     }
     torch.save({"cfg": config, "weight": weight} | changes, path)
     return path
@@ -129,6 +134,18 @@ def test_a_network_that_returns_no_numbers_is_told_with_the_frame(tmp_path):
     tracker.close()
 
 
+def test_a_chunk_that_does_not_fit_in_memory_is_tracked_in_pieces(tmp_path):
+    scene = scene_of(SHAPES[2], 40)
+    tracker = Tapip3d(setup(REPOSITORY, weights_of(scene, tmp_path / "tapip3d_final.pth", most_frames=21)))
+    tracks = track_in_chunks(tracker, scene, chunk=40)
+    process = tracker.worker._process
+    assert process is not None and process.poll() is None  # it went on
+    for column, point in enumerate(tracks.keypoint):
+        np.testing.assert_allclose(np.asarray(tracks.xyz_world)[:, column], scene.world[:, point], atol=1e-4)
+    tracker.close()
+    assert process.poll() is not None
+
+
 class Payload:
     def __reduce__(self):
         return print, ("code in a pickle ran",)
@@ -142,7 +159,7 @@ def test_weights_that_are_not_its_own_are_refused_and_run_no_code(tmp_path, capf
         weights_of(scene, path, weight={"other": torch.zeros(2)})
     if kind == "other shape":
         scene.camera = scene.camera[:5]
-        weights_of(scene, path, weight={"camera": torch.zeros(3, 8, 3), "hidden": torch.zeros(7, 8), "world_step": torch.zeros(1)})
+        weights_of(scene, path, weight={"camera": torch.zeros(3, 8, 3), "hidden": torch.zeros(7, 8), "most_frames": torch.zeros(1)})
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
     if kind == "pickle":
@@ -195,6 +212,45 @@ def test_nearest_is_exact_far_from_the_origin():
     points = torch.tensor([[1000.0, 0, 0], [1000.001, 0, 0], [1000.002, 0, 0]])
     index, _ = nearest(1, points, points + torch.tensor([1e-4, 0, 0]), torch.tensor([3]), torch.tensor([3]))
     assert index[:, 0].tolist() == [0, 1, 2]
+
+
+def as_omegaconf(value, classes):
+    """The value as OmegaConf keeps it: every mapping, list and leaf an object that knows its parent."""
+    node = object.__new__(classes["dictconfig.DictConfig" if isinstance(value, dict) else "nodes.AnyNode"])
+    node.__dict__["_metadata"] = object.__new__(classes["base.ContainerMetadata"])
+    node.__dict__["_metadata"].__dict__.update(ref_type=classes["any"], object_type=dict, key_type=int, resolver_cache=defaultdict(dict))
+    if isinstance(value, dict):
+        node.__dict__["_content"] = {key: as_omegaconf(item, classes) for key, item in value.items()}
+        for child in node.__dict__["_content"].values():
+            child.__dict__["_parent"] = node
+    elif isinstance(value, list):
+        node = object.__new__(classes["listconfig.ListConfig"])
+        node.__dict__["_content"] = [as_omegaconf(item, classes) for item in value]
+    else:
+        node.__dict__["_val"] = value
+    return node
+
+
+def test_a_configuration_that_was_pickled_by_omegaconf_is_read_without_it(tmp_path, monkeypatch):
+    scene = scene_of(SHAPES[2], 9)
+    path = weights_of(scene, tmp_path / "tapip3d_final.pth")
+    plain_checkpoint = torch.load(path, weights_only=True)
+    classes = {"any": Any}
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    for name in ("dictconfig.DictConfig", "listconfig.ListConfig", "base.ContainerMetadata", "nodes.AnyNode"):
+        module = types.ModuleType(f"omegaconf.{name.partition('.')[0]}")
+        kind = type(name.partition(".")[2], (), {"__module__": module.__name__})
+        setattr(module, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        classes[name] = kind
+    configuration = plain_checkpoint["cfg"]
+    configuration["model"]["seq_len"] = "${train_dataset.seq_len}"
+    configuration["train_dataset"]["seq_len"] = 8
+    weights_of(scene, path, cfg=as_omegaconf(configuration, classes))
+    assert b"omegaconf.dictconfig" in path.read_bytes()
+    tracker = Tapip3d(setup(REPOSITORY, path))
+    expect_truth(find(tracker, scene), scene, bridges=True)
+    tracker.close()
 
 
 def test_a_configuration_with_references_is_read():

@@ -28,8 +28,8 @@ NUM_ITERS = 4
 REPLACE_RATIO = 0.2
 """Part of the points, the steadiest, whose depth it takes from the depth image: as its inference.py has it."""
 
-SEEN = 0.7
-"""Visibility from which a point counts as visible: the network adds 0.2 to a probability of 0.5."""
+SEEN = 0.5
+"""Visibility from which a point counts as visible. The network has added 0.2 to its probabilities by then: it is too timid about hidden points."""
 
 SAME_CAMERA = 1e-3
 """How far the cameras that it used may be from ours: rotations, translations as a fraction of their largest, K as a fraction of its focal length."""

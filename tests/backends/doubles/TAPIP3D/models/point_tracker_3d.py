@@ -24,7 +24,7 @@ class PointTracker3D(nn.Module):
         self.image_size, self.seq_len, self.eval_mode = image_size, seq_len, eval_mode
         self.register_buffer("camera", torch.zeros(corr_feature.num_frames, corr_feature.num_points, 3))
         self.register_buffer("hidden", torch.zeros(corr_feature.num_frames, corr_feature.num_points))
-        self.register_buffer("world_step", torch.zeros(1))
+        self.register_buffer("most_frames", torch.zeros(1))
 
     def set_image_size(self, image_size):
         self.image_size = image_size
@@ -41,6 +41,8 @@ class PointTracker3D(nn.Module):
         assert (
             query_point.shape[0] == 1 and query_point.shape[2] == 4 and mode == "inference" and num_iters == 6 and self.eval_mode == "raw"
         )
+        if 0 < self.most_frames < num_frames:
+            raise torch.OutOfMemoryError("CUDA out of memory: tried to allocate more than there is")
         coords = query_point[:, None, :, 1:].repeat(1, num_frames, 1, 1)
         visibs = torch.zeros(coords.shape[:3])
         padded = -(-num_frames // (self.seq_len // 2)) * (self.seq_len // 2)
