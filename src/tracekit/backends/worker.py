@@ -95,6 +95,7 @@ class Worker:
                 env=environment,
             )
         except OSError as error:
+            self._said.close()
             raise UnavailableError(f"{self.name}: cannot start {self._command[0]}: {error.strerror}") from error
         assert self._process.stdin is not None and self._process.stdout is not None
         os.set_blocking(self._process.stdin.fileno(), False)
