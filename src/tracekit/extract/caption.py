@@ -7,7 +7,7 @@ captioner. Texts that users and models write are data: they are cleaned and boun
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -16,6 +16,7 @@ import numpy as np
 
 from tracekit.backends.protocols import CaptioningBackend, EventCaption, EventRequest
 from tracekit.errors import BadDataError, ConfigurationError
+from tracekit.extract.several_at_once import in_order
 from tracekit.parameters import parameter
 from tracekit.records import Captions, Episode, Frames
 from tracekit.report import Report
@@ -32,6 +33,21 @@ class CaptionParameters:
     windows: str = parameter("2,3,all", "how many adjacent events a summary covers: numbers from 2 and `all`, or empty for no summaries")
     attempts: int = parameter(2, "times that a captioner is asked before an event counts as failed", minimum=1, maximum=10)
     max_characters: int = parameter(600, "longest text that is kept; the rest of a longer one is cut off at a word", minimum=20)
+    picture_size: int = parameter(512, "longest side of the pictures that a model sees, px", minimum=64, maximum=4096)
+    motion_mask: bool = parameter(False, "show a model also where the thing that moves most is when the event starts")
+    answer_tokens: int = parameter(1024, "longest answer of a model; one that is cut off is unusable", minimum=64, maximum=65536)
+    merge_model: str = parameter(
+        "", "smolvlm: text model that merges captions, a folder or the id of a hub repository; else the image model does"
+    )
+    api_url: str = parameter("https://api.openai.com/v1", "api: address of the server up to /v1; vLLM, llama.cpp and Ollama have one, too")
+    api_model: str = parameter("", "api: the model that sees events, by the server's name for it; required")
+    api_merge_model: str = parameter("", "api: the model that merges captions, by the server's name for it; else --api-model does")
+    api_parallel: int = parameter(4, "api: events that are asked about at the same time", minimum=1, maximum=64)
+    api_timeout: float = parameter(120.0, "api: seconds after which an answer is no longer waited for", minimum=1.0, maximum=3600.0)
+    api_tries: int = parameter(6, "api: times that a server is asked that is overloaded, slow or gone", minimum=1, maximum=20)
+    caption_cache: str = parameter(
+        "", "api: folder that keeps answers, so that a rerun costs nothing, or `none`; else tracekit/captions in the user's cache"
+    )
 
 
 # `backend` is an option of the command. The paper names no captioner (A.5): SmolVLM2 is the network that sees for its world model (3.1).
@@ -57,26 +73,28 @@ def caption(
     task = clean(parameters.task, parameters.max_characters)
     starts, stops = events.start.tolist(), events.stop.tolist()
 
-    captions: list[EventCaption | None] = []
-    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        request = EventRequest(episode, frames, start, stop, task)
-        failure = f"no caption for event {index + 1} of {len(starts)} (frames {start} to {stop - 1})"
-        captions.append(_until_usable(partial(_describe, captioner, request, parameters), parameters.attempts, failure, report))
-        report.progress(index + 1, len(starts), "events")
+    at_once: int = getattr(captioner, "at_once", 1)
+    asks = [
+        partial(_describe, captioner, EventRequest(episode, frames, *span, task), parameters) for span in zip(starts, stops, strict=True)
+    ]
+    failures = [
+        f"no caption for event {index} of {len(starts)} (frames {start} to {stop - 1})"
+        for index, (start, stop) in enumerate(zip(starts, stops, strict=True), 1)
+    ]
+    captions = _answers(asks, failures, parameters.attempts, at_once, report, "events")
     report.count("events without a usable caption", sum(answer is None for answer in captions))
 
-    summaries: list[tuple[int, int, int, str]] = []
-    report.count("summaries without a usable text", 0)
-    for first, end in _windows(len(starts), widths):
-        texts = [answer.text for answer in captions[first:end] if answer is not None]
-        if len(texts) < 2:
-            continue
-        failure = f"no summary of events {first + 1} to {end}"
-        text = _until_usable(partial(_merge, captioner, texts, parameters), parameters.attempts, failure, report)
-        if text is None:
-            report.count("summaries without a usable text")
-        else:
-            summaries.append((starts[first], stops[end - 1], end - first, text))
+    texts = {
+        (first, end): [answer.text for answer in captions[first:end] if answer is not None] for first, end in _windows(len(starts), widths)
+    }
+    windows = [window for window, of_window in texts.items() if len(of_window) >= 2]
+    merges = [partial(_merge, captioner, texts[window], parameters) for window in windows]
+    failures = [f"no summary of events {first + 1} to {end}" for first, end in windows]
+    merged = _answers(merges, failures, parameters.attempts, at_once, report, "summaries")
+    report.count("summaries without a usable text", sum(text is None for text in merged))
+    summaries = [
+        (starts[first], stops[end - 1], end - first, text) for (first, end), text in zip(windows, merged, strict=True) if text is not None
+    ]
 
     given = [answer if answer is not None else EventCaption("", "", "", "") for answer in captions]
     missing = sum(parameters.paraphrases - len(answer.paraphrases) for answer in captions if answer is not None)
@@ -129,15 +147,29 @@ def _merge(captioner: CaptioningBackend, texts: list[str], parameters: CaptionPa
     return text
 
 
-def _until_usable(ask: Callable[[], Answer], attempts: int, failure: str, report: Report) -> Answer | None:
-    """The first usable answer; None, with a note of why, when there is none in so many attempts."""
-    for attempt in range(attempts):
+def _answers(
+    asks: Sequence[Callable[[], Answer]], failures: Sequence[str], attempts: int, at_once: int, report: Report, unit: str
+) -> list[Answer | None]:
+    """The first usable answer to each question; None, with a note of its failure and why, when there is none in so many attempts."""
+    answers: list[Answer | None] = []
+    outcomes = in_order([partial(_until_usable, ask, attempts) for ask in asks], at_once)
+    for failure, (answer, reason) in zip(failures, outcomes, strict=True):
+        if answer is None:
+            report.note(f"{failure}: {reason}")
+        answers.append(answer)
+        report.progress(len(answers), len(asks), unit)
+    return answers
+
+
+def _until_usable(ask: Callable[[], Answer], attempts: int) -> tuple[Answer | None, str]:
+    """The first usable answer, or why the last one was not."""
+    reason = ""
+    for _ in range(attempts):
         try:
-            return ask()
+            return ask(), ""
         except ValueError as error:
-            if attempt == attempts - 1:
-                report.note(f"{failure}: {clean(str(error), 200)}")
-    return None
+            reason = clean(str(error), 200)
+    return None, reason
 
 
 def _window_widths(windows: str) -> list[int | None]:
