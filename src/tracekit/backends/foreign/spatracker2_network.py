@@ -12,12 +12,17 @@ Facts from inference.py, models/SpaTrackV2/models/{predictor,SpaTrack}.py and tr
 - It calls .cuda() on what it makes, wherever its weights are. Parts of it differentiate twice in time: a clip has three frames at least.
 - Under bfloat16, as its inference.py runs it, pixels are multiplied by K^-1 with eight bits: half a pixel and more is lost. It runs in
   float32 here.
+- Its attention allows PyTorch the flash kernel alone, and where there is none (float32, GPUs before Ampere) prints the error and goes on
+  without attention. Any kernel may be used here.
+- Where numbers look odd to it, it opens a debugger, which would read from the pipe that requests come by. It goes on here.
 - Its configuration names files that it would unpickle and a depth network that it would fetch, if told to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pdb
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -152,7 +157,7 @@ def harmless(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare_imports(device: torch.device) -> None:
-    """Let its modules be imported without what they need for training and viewing, and run where there is no GPU."""
+    """Let its modules be imported without what they need for training and viewing, and run on any device; see the module."""
     import torchvision.io
     from tracekit_foreign_stand_ins import absent, stand_in_for  # type: ignore[import-not-found]
 
@@ -163,6 +168,8 @@ def prepare_imports(device: torch.device) -> None:
 
     if not hasattr(getattr(utils3d, "torch", None), "depth_edge"):
         utils3d.torch = types.SimpleNamespace(depth_edge=depth_edge)
+    torch.backends.cuda.sdp_kernel = lambda *arguments, **named: contextlib.nullcontext()  # type: ignore[assignment]
+    pdb.set_trace = lambda *arguments, **named: None
     if device.type != "cuda":
         torch.Tensor.cuda = lambda self, *arguments, **named: self.to(device)  # type: ignore[method-assign, assignment]
 

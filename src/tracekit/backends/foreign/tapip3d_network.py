@@ -95,7 +95,7 @@ class Tracker:
             self.model.set_image_size(tuple(arrays["depth"].shape[1:]))
             return {}, {}
         queries = torch.from_numpy(arrays["queries"]).to(self.device)
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.inference_mode():
             coords, logits = self.both_ways(queries, message["num_iters"], message["support_grid"])
         return {}, {"coords": coords.float().cpu().numpy(), "logits": logits.float().cpu().numpy()}
 
@@ -122,16 +122,18 @@ class Tracker:
         clip = {name: part[longer] for name, part in self.clip.items() if name != "intrinsics"}
         intrinsics = self.clip["intrinsics"]
         support = grid_of_points(clip["depth"][0], intrinsics, clip["camera_from_world"][0], support_grid)
-        found, _ = self.model(
-            rgb_obs=clip["rgb"].permute(0, 3, 1, 2)[None].float() / 255,
-            depth_obs=clip["depth"][None],
-            num_iters=num_iters,
-            query_point=torch.cat([queries, support])[None],
-            intrinsics=intrinsics.expand(1, len(longer), 3, 3),
-            extrinsics=clip["camera_from_world"][None],
-            mode="inference",
-            depth_roi=roi,
-        )
+        # Half precision is for the network alone: a point's place has more digits.
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            found, _ = self.model(
+                rgb_obs=clip["rgb"].permute(0, 3, 1, 2)[None].float() / 255,
+                depth_obs=clip["depth"][None],
+                num_iters=num_iters,
+                query_point=torch.cat([queries, support])[None],
+                intrinsics=intrinsics.expand(1, len(longer), 3, 3),
+                extrinsics=clip["camera_from_world"][None],
+                mode="inference",
+                depth_roi=roi,
+            )
         # Taken by position, never squeezed: one point or one frame keeps its axis.
         return found.coords[0, : len(order), : len(queries)], found.visibs[0, : len(order), : len(queries)]
 

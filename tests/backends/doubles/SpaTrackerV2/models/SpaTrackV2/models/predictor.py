@@ -2,7 +2,8 @@
 
 It stands by the conventions of the real one: poses go in as world_from_camera and come out relative to the first, points come out in the frame
 of each camera, pixels and K are scaled by new / old, queries on doubtful depth are replaced unless `full_point`, cameras are moved unless
-`fixed_cam`, three frames at least, everything goes to the GPU that is there.
+`fixed_cam`, three frames at least, everything goes to the GPU that is there, only some kernels are
+allowed, and a debugger opens.
 """
 
 from types import SimpleNamespace
@@ -77,5 +78,11 @@ class Predictor(nn.Module):
         if not fixed_cam:
             first = first.clone()
             first[1:, :3, 3] *= 1.1
+        with torch.backends.cuda.sdp_kernel(enable_flash=False, enable_math=False, enable_mem_efficient=False):  # as where it has no flash
+            even = torch.zeros(1, 1, 4, 8)
+            assert nn.functional.scaled_dot_product_attention(even, even, even).shape == even.shape
+        import pdb
+
+        pdb.set_trace()
         nothing = SimpleNamespace()
         return first, intrs, nothing, nothing, track3d, nothing, visibility, nothing, video
