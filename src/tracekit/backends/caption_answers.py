@@ -24,7 +24,8 @@ def read_event(answer: str, num_paraphrases: int) -> EventCaption:
     paraphrases = content.get("paraphrases", [])
     if not isinstance(paraphrases, list) or not all(isinstance(text, str) for text in paraphrases):
         raise ValueError("paraphrases is no list of strings")
-    return EventCaption(*(_text(content, key) for key in _STRINGS), paraphrases)
+    before, interaction, after, text = (_text(content, key) for key in _STRINGS)
+    return EventCaption(before, interaction, after, text, paraphrases)
 
 
 def read_summary(answer: str) -> str:

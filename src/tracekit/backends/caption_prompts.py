@@ -63,9 +63,8 @@ class Question:
         """Two questions that have the same are the same."""
         content = hashlib.sha256()
         for part in (self.topic, self.instructions, json.dumps(self.schema), *self.parts):
-            is_text = isinstance(part, str)
-            content.update(f"{is_text} {len(part) if is_text else part.shape} ".encode())
-            content.update(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else np.ascontiguousarray(part).tobytes())
+            stored = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else np.ascontiguousarray(part).tobytes()
+            content.update(f"{type(part).__name__} {getattr(part, 'shape', '')} {len(stored)} ".encode() + stored)
         return content.hexdigest()
 
 

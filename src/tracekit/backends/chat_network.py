@@ -29,9 +29,11 @@ class ChatNetwork:
         UnavailableError when transformers lacks a package for this model; StorageError when memory does not hold it.
         """
         self.folder, self.device, self.sees = folder, device, sees
+        self.processor: Any
+        self.model: Any
         with _silent_transformers():
             self.processor, self.model = self._load()
-        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
         if not getattr(self.processor, "chat_template", None) and not self.tokenizer.chat_template:
             raise BadDataError(
                 f"{folder}: the model has no chat template", hint="take one that follows instructions (-Instruct, -it, -chat)"
@@ -65,10 +67,11 @@ class ChatNetwork:
         import transformers
 
         safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        kind = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
+        kind: Any = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
+        reader: Any = transformers.AutoProcessor if self.sees else transformers.AutoTokenizer
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         try:
-            processor = (transformers.AutoProcessor if self.sees else transformers.AutoTokenizer).from_pretrained(self.folder, **safely)
+            processor = reader.from_pretrained(self.folder, **safely)
             model, told = kind.from_pretrained(
                 self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **safely
             )

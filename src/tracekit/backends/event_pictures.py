@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from tracekit.backends.protocols import EventRequest
+from tracekit.drawing import trace_pixels
 from tracekit.errors import BadDataError
 from tracekit.records import Frames
-from tracekit.trace_pictures import trace_pixels
 
 LEAST_TRACKS = 4
 """An entity with fewer tracks that move is no region but a few stray points (the release's limit)."""

@@ -170,7 +170,8 @@ class CaptioningBackend(Backend, Protocol):
     """Says what happens. Raises ValueError when the model's answer is unusable: it is recorded as failed, never invented."""
 
     looks_at_frames: ClassVar[bool]
-    """Whether the video must be there."""
+    """Whether the video must be there. Optional beside it: `at_once: int = 1`, how many questions it may be asked at the same time, each in a
+    thread of its own."""
 
     def describe(self, request: EventRequest) -> EventCaption: ...
 

@@ -33,7 +33,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "cotracker3": "tracekit.backends.cotracker3:CoTracker3",
         "klt": "tracekit.backends.klt:KLT",
     },
-    "captioning": {"template": "tracekit.backends.template:Template"},
+    "captioning": {
+        "smolvlm": "tracekit.backends.smolvlm:SmolVLM",
+        "api": "tracekit.backends.api_captions:ApiCaptions",
+        "template": "tracekit.backends.template:Template",
+    },
 }
 # What `--preset paper` takes: what the paper runs (2.1, A.3, A.4). It names no captioner (A.5): SmolVLM2 is the network that sees for μ0 (3.1).
 PAPERS_CHOICE = {"features": "dinov2", "reconstruction": "vggt", "tracking": "tapip3d", "captioning": "smolvlm"}
