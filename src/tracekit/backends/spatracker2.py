@@ -109,7 +109,7 @@ class SpatialTracker2(ForeignTracker):
         if not off <= SAME_CAMERA:  # NaN fails, too
             raise UnavailableError(
                 "spatracker2: this version of its repository moves the cameras it is given, or says something else of them",
-                hint="use the version named in docs/extraction.md, or another --tracker",
+                hint="use an earlier checkout of it, or another --tracker",
             )
 
 
