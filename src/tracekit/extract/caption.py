@@ -51,8 +51,19 @@ class CaptionParameters:
 
 
 # `backend` is an option of the command. The paper names no captioner (A.5): SmolVLM2 is the network that sees for its world model (3.1).
-# The release (caption/curate_captions.py) has every event said in three ways.
-PRESETS: dict[str, dict[str, object]] = {"paper": {"backend": "smolvlm"}, "release": {"backend": "api", "paraphrases": 2}}
+# The release (caption/curate_captions.py) has every event said in three ways, and shows what moves.
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"backend": "smolvlm"},
+    "release": {
+        "backend": "api",
+        "api_model": "gpt-4o-mini",
+        "paraphrases": 2,
+        "motion_mask": True,
+        "api_parallel": 6,
+        "api_timeout": 60.0,
+        "api_tries": 4,
+    },
+}
 
 
 def caption(
