@@ -79,6 +79,20 @@ def assert_same_world(geometry: Geometry, depth: np.ndarray, truth: KnownWorld, 
     np.testing.assert_allclose(found, expected, atol=tolerance * max(1, scale))
 
 
+def test_metres_whose_scale_varies_are_brought_to_that_of_the_anchors():
+    """Lengths count as metres still; a backend whose scale holds is left alone."""
+    truth = KnownWorld(90)
+    truth.metric = True
+    geometry, depth = run(truth, 90, ReconstructParameters(chunk=30, max_anchors=10))
+    assert geometry.metric and (geometry.chunk_scale == 1).all()
+    with pytest.raises(AssertionError):
+        assert_same_world(geometry, depth, truth)
+    truth.scale_varies = True
+    geometry, depth = run(truth, 90, ReconstructParameters(chunk=30, max_anchors=10))
+    assert geometry.metric and len(np.unique(geometry.chunk_scale)) > 1
+    assert_same_world(geometry, depth, truth)
+
+
 @pytest.mark.parametrize(
     ("num_frames", "max_anchors", "chunk"),
     [(1, 150, 60), (2, 150, 60), (61, 150, 60), (200, 150, 60), (200, 10, 25), (500, 4, 20), (900, 12, 10), (7, 4, 1)],

@@ -23,6 +23,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "reconstruction": {
         "sensor": "tracekit.backends.sensor:SensorBackend",
+        "vggt": "tracekit.backends.vggt:Vggt",
+        "vggt-omega": "tracekit.backends.vggt_omega:VggtOmega",
+        "vggt4track": "tracekit.backends.vggt4track:Vggt4Track",
         "depth-pro": "tracekit.backends.depth_pro:DepthPro",
         "depth-anything": "tracekit.backends.depth_anything:DepthAnything",
         "planar": "tracekit.backends.planar:PlanarBackend",

@@ -414,7 +414,7 @@ def _align(local: LocalGeometry, indices: np.ndarray, anchors: _Anchors, backend
     """A chunk in the world: the scale from the depth at its anchors, then Eq. 1 over their poses."""
     of_anchors, of_frames = anchors.among(indices)
     scale = 1.0
-    if not backend.metric:
+    if not backend.metric or getattr(backend, "scale_varies", False):
         thinned = None if local.depth is None else _thin(local.depth[of_frames])
         found = None if anchors.depth is None or thinned is None else scale_of_chunk(anchors.depth[of_anchors], thinned)
         if found is None:

@@ -10,6 +10,8 @@ right), "missing" (an import failed), "failed" (anything else).
 from __future__ import annotations
 
 import gc
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import signal
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PREFIX = "tracekit_foreign_"
 
 
 def main(network: str) -> None:
@@ -31,10 +34,8 @@ def main(network: str) -> None:
     os.dup2(2, 1)
     # Nothing of this folder may be taken for a module of the repository.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
-    wire = _module("wire")
-    _module("safe_weights")  # networks import it as tracekit_foreign_safe_weights
-    _module("stand_ins")
-    _module("devices")
+    sys.meta_path.append(_Shared())
+    wire = importlib.import_module("tracekit_foreign_wire")
 
     def write(data: Any) -> None:
         view = memoryview(data)
@@ -67,13 +68,22 @@ def _load(network: str, options: dict[str, Any]) -> Any:
     if options.get("repo"):
         sys.path.insert(0, options["repo"])
         os.chdir(options["repo"])  # some repositories read their configuration from the working folder
-    return _module(network).load(options)
+    return _network(network).load(options)
 
 
-def _module(name: str) -> Any:
+class _Shared(importlib.abc.MetaPathFinder):
+    """The files of this folder that networks share, under names that no repository has: tracekit_foreign_safe_weights. Read when they are
+    asked for: some need torch."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        file = HERE / f"{fullname.removeprefix(PREFIX)}.py"
+        return importlib.util.spec_from_file_location(fullname, file) if fullname.startswith(PREFIX) and file.is_file() else None
+
+
+def _network(name: str) -> Any:
     """A file of this folder (or the file at a full path), under a name that no repository has."""
     path = HERE / name if name.endswith(".py") else HERE / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"tracekit_foreign_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{PREFIX}{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -80,4 +80,4 @@ def receive(read_into: Callable[[memoryview], None]) -> tuple[dict[str, Any], di
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     """The memory of an array in C order. By way of numpy, because memoryview.cast knows no foreign byte order."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data

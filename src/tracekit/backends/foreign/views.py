@@ -1,0 +1,47 @@
+"""What networks that look at all frames of a clip at once have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def seen(frames: np.ndarray, size: tuple[int, int], device: Any) -> torch.Tensor:
+    """Frames (n, H, W, 3) uint8 RGB as (1, n, 3, h, w) float32 in 0..1 on the device, resized to `size` (width, height).
+
+    Bicubic with antialiasing, which is Pillow's, by which these networks' frames are read; one frame after the other, because at their
+    own size frames may not all fit on the device.
+    """
+    width, height = size
+    images = torch.empty((len(frames), 3, height, width), device=device)
+    for index, frame in enumerate(frames):
+        image = torch.from_numpy(frame).to(device).permute(2, 0, 1)[None].float() / 255
+        if image.shape[-2:] != (height, width):
+            image = F.interpolate(image, (height, width), mode="bicubic", antialias=True).clamp_(0, 1)
+        images[index] = image[0]
+    return images[None]
+
+
+def mixed_precision(device: Any) -> Any:
+    """bfloat16 (float16 on GPUs without it) for matrix products on CUDA; float32 elsewhere."""
+    dtype = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast(device_type="cuda", dtype=dtype, enabled=device.type == "cuda")
+
+
+def timed(device: Any, forward: Callable[[], Any]) -> tuple[Any, float]:
+    """What `forward` returns, and the seconds that it took on the device."""
+    started = time.perf_counter()
+    result = forward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - started
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """float32, on the CPU."""
+    return tensor.detach().float().cpu().numpy()
