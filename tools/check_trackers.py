@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -253,7 +254,8 @@ def run(script: str, repo: Path, path: Path, network: str, **values: object) -> 
     filled = (BEGIN + script).format(
         repo=str(repo), path=str(path), folder=str(path.parent), foreign=str(Path(wire.__file__).parent), network=network, **values
     )
-    done = subprocess.run([sys.executable, "-c", filled], check=True, stdout=subprocess.PIPE, text=True)
+    nothing_written = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a checkout is an input
+    done = subprocess.run([sys.executable, "-c", filled], check=True, stdout=subprocess.PIPE, text=True, env=nothing_written)
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 

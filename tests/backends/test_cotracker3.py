@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from tracker_trials import ALL_POINTS, LENGTHS, SHAPES, expect_truth, find, hide
 from tracekit.backends.cotracker3 import CoTracker3
 from tracekit.backends.klt import FORECAST_FRAMES
 from tracekit.backends.protocols import BackendSetup
-from tracekit.errors import BadDataError
+from tracekit.errors import BadDataError, UnavailableError
 
 REPOSITORY = "co-tracker"
 
@@ -45,6 +47,48 @@ def test_points_are_asked_for_in_batches(tracker, monkeypatch):
     monkeypatch.setattr(CoTracker3, "most_queries", 3)
     scene = scene_of(SHAPES[0], 7)
     expect_truth(find(tracker, scene), scene, bridges=False)
+
+
+def test_a_clip_is_shown_once_for_all_its_points(tracker, monkeypatch):
+    asked = []
+    call = tracker.worker.call
+    monkeypatch.setattr(tracker.worker, "call", lambda arrays, **message: asked.append(message["ask"]) or call(arrays, **message))
+    scene = scene_of(SHAPES[0], 7)
+    frames = scene.frames
+    for points in ([0, 1], [2, 3, 4]):
+        found = tracker.track(
+            frames,
+            scene.depth,
+            scene.intrinsics,
+            scene.poses,
+            scene.queries(np.array(points)),
+            scene.query_frames[points],
+            np.array(points),
+        )
+        expect_truth(found, scene, points, bridges=False)
+    other = scene_of(SHAPES[0], 5)
+    expect_truth(find(tracker, other), other, bridges=False)
+    assert [what for what in asked if what != "shape"] == ["clip", "track", "track", "clip", "track"]
+
+
+def test_a_closed_tracker_starts_again(tmp_path):
+    scene = scene_of(SHAPES[2], 3)
+    tracker = own_tracker(scene, tmp_path)
+    frames = scene.frames
+    for _ in range(2):
+        found = tracker.track(frames, None, scene.intrinsics, scene.poses, scene.queries(ALL_POINTS), scene.query_frames, ALL_POINTS)
+        assert found[1].all()
+        tracker.close()
+        assert tracker.worker._process is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told(tmp_path):
+    scene = scene_of(SHAPES[2], 3)
+    for device, said in (("cuda", "sees no GPU"), ("mps", "cuda or cpu alone")):
+        tracker = CoTracker3(dataclasses.replace(setup(REPOSITORY, weights_of(scene, tmp_path / "scaled_offline.pth")), device=device))
+        with pytest.raises(UnavailableError, match=said):
+            find(tracker, scene)
 
 
 def test_weights_inside_a_dictionary_are_found(tmp_path):
