@@ -82,8 +82,8 @@ def _draw(kind: str, entries: list[Entry]) -> None:
     for backend in kind_facts["backends"]:
         table.add_row(
             backend["name"],
-            _yes_or_no(backend["runs"]),
-            _yes_or_no(backend["commercial"]),
+            "yes" if backend["runs"] else "no",
+            backend["commercial"] or "unknown",
             Text(backend["code_licence"] or "unknown"),
             Text("none" if backend["weights"] == "none" else backend["weights_licence"] or "unknown"),
             Text(backend["about"] or f"added by {backend['package']}"),
@@ -93,10 +93,6 @@ def _draw(kind: str, entries: list[Entry]) -> None:
         for line in _notes(backend):
             console.print(Text(f"  {backend['name']}: {line}"), soft_wrap=True)
     console.print()
-
-
-def _yes_or_no(answer: bool | None) -> str:
-    return "unknown" if answer is None else "yes" if answer else "no"
 
 
 def _notes(backend: dict[str, Any]) -> list[str]:

@@ -38,6 +38,8 @@ def test_what_is_imported_is_declared() -> None:
     imported = set()
     for folder in ("src", "commands"):
         for path in (REPOSITORY / folder).rglob("*.py"):
+            if path.parent.name == "foreign" and path.stem.endswith("_network"):
+                continue  # it runs in the environment of the repository that it is for
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Import):
                     imported |= {alias.name.split(".")[0] for alias in node.names}

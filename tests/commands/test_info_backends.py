@@ -23,7 +23,7 @@ from tracekit.backends.weights import Published, missing_weights
 class Follower:
     name = "follower"
     facts = Facts("follows", code="https://example.org/follower", code_licence="MIT", weights="someone/follower",
-                  weights_licence="CC-BY-NC-4.0", commercial=False)
+                  weights_licence="CC-BY-NC-4.0", commercial="no")
     repository = Repository("follower", "https://example.org/follower", "follow.py")
     published = Published("someone/follower")
 
@@ -105,7 +105,7 @@ def test_it_imports_no_network(tmp_path: Path) -> None:
 def test_other_packages_are_listed_with_what_they_say_and_what_is_here(machine: dict[str, str]) -> None:
     tracking = {backend["name"]: backend for backend in listing(machine)["tracking"]["backends"]}
     follower = tracking["follower"]
-    assert follower["runs"] and follower["package"] == "theirs" and follower["commercial"] is False
+    assert follower["runs"] and follower["package"] == "theirs" and follower["commercial"] == "no"
     assert follower["checkout"] == f"{machine['TRACEKIT_CHECKOUTS']}/follower"
     assert follower["python"] == f"{machine['TRACEKIT_CHECKOUTS']}/follower/.venv/bin/python"
     assert follower["weights_file"].startswith(machine["HF_HUB_CACHE"]) and follower["weights_bytes"] == 1500

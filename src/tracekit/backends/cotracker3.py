@@ -28,7 +28,7 @@ class CoTracker3(ForeignTracker):
         code_licence="CC-BY-NC-4.0 (parts MIT and Apache-2.0)",
         weights="facebook/cotracker3",
         weights_licence="CC-BY-NC-4.0",
-        commercial=False,
+        commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
         "co-tracker", "https://github.com/facebookresearch/co-tracker", "cotracker/predictor.py", package="cotracker"

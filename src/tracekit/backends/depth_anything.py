@@ -27,6 +27,7 @@ class DepthAnything(MonocularDepth):
         code_licence="Apache-2.0",
         weights=f"{METRIC}; -Base-, -Large- and -Outdoor- likewise",
         weights_licence="Apache-2.0 (Small); CC-BY-NC-4.0 (Base, Large)",
+        commercial="by weights",
     )
     published = Published(METRIC, files=(WEIGHTS,), beside=(CONFIG, PREPROCESSOR))
     model_type = "depth_anything"

@@ -29,7 +29,7 @@ class DepthPro(MonocularDepth):
         code_licence="Apache-2.0",
         weights="apple/DepthPro-hf",
         weights_licence="apple-amlr (research only)",
-        commercial=False,
+        commercial="no",
     )
     published = Published("apple/DepthPro-hf", files=(WEIGHTS,), beside=(CONFIG, PREPROCESSOR))
     model_type = "depth_pro"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -33,6 +33,9 @@ class BackendSetup:
     """The parameters of the stage, for what only some backends need to know; None takes their defaults."""
 
 
+Commercial = Literal["yes", "no", "by weights"]
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a user should know of a backend before running it: `tracekit info --backends` shows it."""
@@ -45,8 +48,8 @@ class Facts:
     weights: str = "none"
     """Where its weights are published."""
     weights_licence: str = ""
-    commercial: bool = True
-    """Whether code and weights may both be used commercially."""
+    commercial: Commercial = "yes"
+    """Whether code and weights may both be used commercially; "by weights": some of those that it takes, and others not."""
 
 
 class Backend(Protocol):

@@ -108,9 +108,10 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
 def _say_licence(kind: str, backend: Any, report: Report) -> None:
     """Say before anything is computed what must not be sold."""
     facts: Facts | None = getattr(backend, "facts", None)
-    if facts is not None and not facts.commercial:
-        licences = f"code: {facts.code_licence}; weights: {facts.weights_licence or 'none'}"
-        report.note(f"{kind}: {backend.name} is not for commercial use ({licences})")
+    if facts is None or facts.commercial == "yes":
+        return
+    allowed = "is not for commercial use" if facts.commercial == "no" else "may be used commercially with some weights, with others not"
+    report.note(f"{kind}: {backend.name} {allowed} (code: {facts.code_licence}; weights: {facts.weights_licence or 'none'})")
 
 
 def package_of(kind: str, name: str) -> str:

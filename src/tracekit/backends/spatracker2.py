@@ -45,7 +45,7 @@ class SpatialTracker2(ForeignTracker):
         code_licence="CC-BY-NC-4.0",
         weights="Yuxihenry/SpatialTrackerV2-Offline",
         weights_licence="CC-BY-NC-4.0 (its repository's)",
-        commercial=False,
+        commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
         "SpaTrackerV2", "https://github.com/henry123-boy/SpaTrackerV2", "models/SpaTrackV2/models/predictor.py"

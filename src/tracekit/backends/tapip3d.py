@@ -46,7 +46,7 @@ class Tapip3d(ForeignTracker):
         code_licence="Apache-2.0",
         weights="zbww/tapip3d",
         weights_licence="not stated; the encoder began as CoTracker3's (CC-BY-NC-4.0)",
-        commercial=False,
+        commercial="no",
     )
     repository: ClassVar[Repository] = Repository("TAPIP3D", "https://github.com/zbw001/TAPIP3D", "models/point_tracker_3d.py")
     published: ClassVar[Published] = Published("zbww/tapip3d", ("tapip3d_final.pth",))

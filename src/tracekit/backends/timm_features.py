@@ -23,6 +23,7 @@ class TimmFeatures(VitFeatures):
         code_licence="Apache-2.0",
         weights="timm/NAME",
         weights_licence="each model's own: see its page on the hub",
+        commercial="by weights",
     )
     published = on_hub("NAME")
 

@@ -23,8 +23,8 @@ class Vggt(ForeignReconstruction):
         code="https://github.com/facebookresearch/vggt",
         code_licence="VGGT License v1 (commercial use allowed, military use not)",
         weights="facebook/VGGT-1B",
-        weights_licence="non-commercial; --weights facebook/VGGT-1B-Commercial (on application) under the VGGT License",
-        commercial=False,
+        weights_licence="VGGT-1B non-commercial; --weights facebook/VGGT-1B-Commercial (on application) VGGT License",
+        commercial="by weights",
     )
     repository: ClassVar[Repository] = Repository("vggt", "https://github.com/facebookresearch/vggt", "vggt/models/vggt.py", "vggt")
     published: ClassVar[Published] = Published("facebook/VGGT-1B", ("model.safetensors", "model.pt", "vggt_1B_commercial.pt"))

@@ -27,7 +27,7 @@ class Vggt4Track(ForeignReconstruction):
         code_licence="CC-BY-NC-4.0",
         weights="Yuxihenry/SpatialTrackerV2_Front",
         weights_licence="CC-BY-NC-4.0 (its repository's)",
-        commercial=False,
+        commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
         "SpaTrackerV2", "https://github.com/henry123-boy/SpaTrackerV2", "models/SpaTrackV2/models/vggt4track/models/vggt_moe.py"

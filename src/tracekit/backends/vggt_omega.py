@@ -25,7 +25,7 @@ class VggtOmega(ForeignReconstruction):
         code_licence="FAIR Noncommercial Research License v1",
         weights="facebook/VGGT-Omega",
         weights_licence="FAIR Noncommercial Research License v1; access on request",
-        commercial=False,
+        commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
         "vggt-omega", "https://github.com/facebookresearch/vggt-omega", "vggt_omega/models/vggt_omega.py", "vggt_omega"
