@@ -65,6 +65,35 @@ def image_text_model(folder: Path, kind: str, *, seed: int = 0, shard: str = "1G
     return folder
 
 
+def qwen_model(folder: Path) -> Path:
+    """A Qwen2-VL: an image-text model of another family, with another processor, other marks and other positions."""
+    words = tokenizer()
+    marks = {name: f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")}
+    words.add_special_tokens({"additional_special_tokens": list(marks.values())})
+    words.chat_template = TEMPLATE.replace("<image>", marks["vision_start"] + marks["image_pad"] + marks["vision_end"])
+    ids = {name: words.convert_tokens_to_ids(mark) for name, mark in marks.items()}
+    torch.manual_seed(0)
+    config = transformers.Qwen2VLConfig(
+        vision_config={
+            "depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 8, "spatial_merge_size": 2,
+        },
+        text_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "vocab_size": len(words), "max_position_embeddings": 16384, "bos_token_id": 0, "eos_token_id": words.eos_token_id,
+            "pad_token_id": words.pad_token_id, "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [2, 3, 3]},
+        },
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )  # fmt: skip
+    cut = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 16 * 16, "longest_edge": 512 * 512}}
+    processor = transformers.Qwen2VLProcessor(
+        transformers.Qwen2VLImageProcessor(**cut), words, transformers.Qwen2VLVideoProcessor(**cut), chat_template=words.chat_template
+    )
+    transformers.Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def text_model(folder: Path, *, seed: int = 0) -> Path:
     """A Llama."""
     words = tokenizer()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import email.utils
 import json
+import shutil
+import ssl
+import subprocess
 import time
 from typing import Any
 
@@ -183,6 +186,35 @@ def test_redirects_are_not_followed(server: MisbehavingServer, episode, status: 
         with pytest.raises(UnavailableError, match="redirects are not followed") as caught:
             captioner(server).describe(event(episode))
         assert other.asked == [] and other.url in str(caught.value) and KEY not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_a_server_that_cannot_prove_who_it_is_gets_nothing(server: MisbehavingServer, tmp_path) -> None:
+    certificate, secret = tmp_path / "certificate.pem", tmp_path / "secret.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-keyout",
+        secret,
+        "-out",
+        certificate,
+    ]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    server.encrypt(context)
+    client = ChatServer(check_url(server.url.replace("http:", "https:")), KEY, timeout=5, tries=3)
+    with pytest.raises(UnavailableError, match="cannot prove who it is"):
+        client.post({"messages": []})
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

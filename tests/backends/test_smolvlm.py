@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tiny_chat_models import image_text_model, text_model
+from tiny_chat_models import image_text_model, qwen_model, text_model
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tracekit.backends import chat_network, registry
@@ -113,6 +113,15 @@ def test_the_pictures_of_the_event_are_what_the_network_sees(tmp_path: Path, epi
     # A picture is cut into two by two tiles and shown whole: the tiles of one even frame are all of its brightness, -1 is black and 1 white.
     brightness = [round(float(tile.mean()) * 127.5 + 127.5) for tile in pixels]
     assert brightness[:15] == [40] * 5 + [120] * 5 + [200] * 5 and len(brightness) == 20, "and the mask last"
+
+
+def test_a_network_of_another_family(tmp_path: Path, episode) -> None:
+    ours = captioner(qwen_model(tmp_path), answer_tokens=512, motion_mask=True)
+    asked = dictate(ours._resident, json.dumps(ANSWER), '{"text": "All of it."}')
+    assert ours.describe(EventRequest(episode, episode.video.frames, 0, 6, "lift it")).text == "A cup is lifted."
+    # 64 x 48 px in patches of 8: time, rows and columns of each picture.
+    assert asked[0]["image_grid_thw"].tolist() == [[1, 6, 8]] * 4
+    assert ours.merge(["A.", "B."]) == "All of it." and "pixel_values" not in asked[1]
 
 
 def test_a_random_network_gives_no_captions_and_says_so(folder: Path, episode) -> None:

@@ -140,11 +140,11 @@ class ChatNetwork:
             )
         # Of the model's own way to generate only its marks are kept; the rest (sampling, penalties) is ours.
         own = self.model.generation_config
-        ends = own.eos_token_id if own.eos_token_id is not None else self.tokenizer.eos_token_id
-        pad = next((token for token in (own.pad_token_id, self.tokenizer.pad_token_id) if token is not None), _first(ends))
+        ends = sorted({token for token in (*_all(own.eos_token_id), self.tokenizer.eos_token_id) if token is not None})
+        pad = next((token for token in (own.pad_token_id, self.tokenizer.pad_token_id, *ends) if token is not None), None)
         how = {"do_sample": True, "temperature": RETRY_TEMPERATURE, "top_k": 0} if sampled else {"do_sample": False}
-        config = GenerationConfig(max_new_tokens=most_tokens, eos_token_id=ends, pad_token_id=pad, **how)
-        self.model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
+        config = GenerationConfig(max_new_tokens=most_tokens, eos_token_id=ends or None, pad_token_id=pad, **how)
+        self.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=pad)
         tokens = self.model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList([_refuse_nan]))[0, num_read:]
         if len(tokens) >= most_tokens:
             raise ValueError(
@@ -164,8 +164,8 @@ def _refuse_nan(tokens: Any, scores: Any) -> Any:
     return scores
 
 
-def _first(ends: Any) -> Any:
-    return ends[0] if isinstance(ends, list) else ends
+def _all(token: int | list[int] | None) -> list[int]:
+    return token if isinstance(token, list) else [] if token is None else [token]
 
 
 @contextlib.contextmanager
