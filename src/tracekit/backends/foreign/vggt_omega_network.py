@@ -5,7 +5,7 @@ Facts from vggt_omega/models/vggt_omega.py, heads/{camera_head,dense_head}.py an
 - `VGGTOmega()` takes images (1, S, 3, H, W) in 0..1, sides multiples of 16, and gives pose_enc (1, S, 9) of the same make as VGGT's,
   depth (1, S, H, W, 1) > 0 and depth_conf (1, S, H, W) = 1 + exp(x). It chooses its own precision on CUDA, with its heads in float32.
 - The weights for 512 px have no head for texts; those that have one are for 256 px and are refused here.
-- Without weights, its buffers `bias_mask` are NaN, and so is whatever it says.
+- Without weights, its buffers `bias_mask` are NaN and the `gamma` of its blocks whatever was in memory, and so is what it says.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def small() -> Any:
 
     torch.manual_seed(0)
     model = VGGTOmega(embed_dim=64)
-    for name, buffer in model.named_buffers():
-        if name.endswith("bias_mask"):
-            buffer.fill_(1.0)
+    for name, value in model.state_dict().items():
+        if name.endswith((".bias_mask", ".gamma")):
+            value.fill_(0.01)
     return model
 
 
