@@ -48,3 +48,21 @@ def test_an_error_is_raised_in_its_turn_and_ends_all() -> None:
     assert results == [0, 1, 2]
     time.sleep(0.1)
     assert len(begun) < 10
+
+
+def test_nothing_is_begun_after_an_error_though_its_turn_has_not_come() -> None:
+    begun = []
+
+    def piece(number: int) -> int:
+        begun.append(number)
+        if number == 0:
+            time.sleep(0.3)
+        if number == 1:
+            raise KeyError("one")
+        return number
+
+    results = in_order([partial(piece, number) for number in range(50)], 2)
+    assert next(results) == 0
+    with pytest.raises(KeyError, match="one"):
+        next(results)
+    assert begun == [0, 1]

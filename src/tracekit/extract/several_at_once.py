@@ -13,8 +13,8 @@ Result = TypeVar("Result")
 def in_order(pieces: Sequence[Callable[[], Result]], at_once: int) -> Iterator[Result]:
     """What each piece returns, in their order, with up to `at_once` of them under way. One at once: in the caller's own thread.
 
-    What a piece raises is raised here when its turn comes. After that, or when the caller stops early, no piece is begun any more; those under
-    way are not waited for (their threads end with the program), so that Ctrl-C does not wait for a server.
+    What a piece raises is raised here when its turn comes. Once one has raised, or the caller stops early, no piece is begun any more; those
+    under way then are not waited for (their threads end with the program), so that Ctrl-C does not wait for a server.
     """
     if at_once <= 1 or len(pieces) <= 1:
         for piece in pieces:
@@ -32,6 +32,7 @@ def in_order(pieces: Sequence[Callable[[], Result]], at_once: int) -> Iterator[R
             try:
                 ended[number].put((pieces[number](), None))
             except BaseException as error:
+                stopped.set()  # all before it are begun: numbers are taken in order
                 ended[number].put((None, error))
 
     for _ in range(min(at_once, len(pieces))):
