@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +90,19 @@ def test_usable_answers(wrap: str) -> None:
     assert dataclasses.asdict(caption) == GOOD
 
 
+def test_a_fence_leaves_strings_alone() -> None:
+    text = "A\u2028cup\x85 is ``` lifted."
+    assert read_summary(f"```json\n{json.dumps({'text': text}, ensure_ascii=False)}\n```") == text
+
+
+@pytest.mark.parametrize("line", ["```json\n", "```\n", "```a\n", "\n   \t"])
+def test_answers_that_repeat_themselves_take_no_time(line: str) -> None:
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match="not JSON"):
+        read_event((line * MOST_CHARACTERS)[:MOST_CHARACTERS], 1)
+    assert time.perf_counter() - began < 1.0
+
+
 def test_number_of_paraphrases_may_be_off() -> None:
     assert read_event(json.dumps({**GOOD, "paraphrases": []}), 3).paraphrases == []
     without = {key: value for key, value in GOOD.items() if key != "paraphrases"}
@@ -103,6 +117,8 @@ def test_number_of_paraphrases_may_be_off() -> None:
         (json.dumps(GOOD)[:-5], "not JSON"),
         (f"Sure! {json.dumps(GOOD)}", "not JSON: Sure!"),
         (f"```json\n{json.dumps(GOOD)}\n```\n```json\n{json.dumps(GOOD)}\n```", "not JSON"),
+        (f"```json\n{json.dumps(GOOD)}", "not JSON"),
+        (f"```json\n{json.dumps(GOOD)}\n```json", "not JSON"),
         (json.dumps([GOOD]), "no JSON object"),
         (json.dumps("text"), "no JSON object"),
         (json.dumps({**GOOD, "text": 3}), "'text' is no string"),

@@ -69,7 +69,9 @@ class ApiCaptions:
 
     @classmethod
     def missing(cls, setup: BackendSetup) -> str | None:
+        """Raises UsageError for an --api-url that is none, or that holds a secret, before anything is said of it."""
         parameters = setup.parameters or CaptionParameters()
+        check_url(parameters.api_url)
         if setup.weights is not None:
             return "it has no --weights: name a model of the server by --api-model"
         if not parameters.api_model:

@@ -11,7 +11,7 @@ from tracekit.extract.caption import clean
 
 MOST_CHARACTERS = 100_000
 """Longer answers are not read."""
-_FENCED = re.compile(r"^```[a-zA-Z]*[ \t]*\n(.*?)\n[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"```[a-zA-Z]*")
 _STRINGS = ("before", "interaction", "after", "text")
 
 
@@ -40,13 +40,14 @@ def _read_object(answer: str, keys: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = _parse(answer)
     except ValueError:
-        fenced = _FENCED.findall(answer.replace("\r\n", "\n"))
-        if len(fenced) != 1:
-            raise ValueError(f"the answer is not JSON: {_beginning(answer)}") from None
+        lines = answer.replace("\r\n", "\n").split("\n")
+        fences = [index for index, line in enumerate(lines) if _FENCE.fullmatch(line.strip())]
+        is_fenced = len(fences) == 2 and lines[fences[1]].strip() == "```"
+        inside = "\n".join(lines[fences[0] + 1 : fences[1]]) if is_fenced else answer
         try:
-            content = _parse(fenced[0])
+            content = _parse(inside)
         except ValueError:
-            raise ValueError(f"the answer is not JSON: {_beginning(fenced[0])}") from None
+            raise ValueError(f"the answer is not JSON: {_beginning(inside)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"the answer is no JSON object: {_beginning(answer)}")
     if missing := [key for key in keys if key not in content]:

@@ -32,6 +32,8 @@ LONGEST_WAIT = 60.0
 LONGEST_ASKED_WAIT = 300.0
 """Seconds that a server may have us wait (Retry-After); asked for more, we stop."""
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_HELD_BACK = {"content_filter", "content_policy_violation"}
+"""Codes of Azure's and of OpenAI's own filters: about these pictures or words alone, the next event may pass."""
 _LOCAL_ENDINGS = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
 
 
@@ -68,8 +70,8 @@ class ChatServer:
     def post(self, content: Mapping[str, Any]) -> Any:
         """What the server answers, as JSON.
 
-        Raises Rejected when the request has a form that it does not take, ValueError when the answer is no JSON or too long, UnavailableError
-        when asking again would not help, ResumableError when it was asked often enough in vain.
+        Raises Rejected when the request has a form that it does not take, ValueError when the answer is no JSON or too long, or held back
+        by a filter, UnavailableError when asking again would not help, ResumableError when it was asked often enough in vain.
         """
         body = json.dumps(content).encode()
         began = time.monotonic()
@@ -108,7 +110,7 @@ class ChatServer:
         try:
             return json.loads(answer)
         except (ValueError, RecursionError):
-            raise ValueError(f"the server's answer is no JSON: {self._shown(answer[:400])}") from None
+            raise ValueError(f"the server's answer is no JSON: {self._shown(_decoded(answer))}") from None
 
     def _refused(self, error: urllib.error.HTTPError, until: float) -> None:
         """Raise what an HTTP status other than success means."""
@@ -127,6 +129,8 @@ class ChatServer:
             raise UnavailableError(said, hint="the account has no credit left: see the bills of the server's owner")
         if error.code in _PASSING:
             raise _Passing(said, _seconds(error.headers.get("Retry-After")))
+        if error.code == 400 and _holds_back(answer):
+            raise ValueError(f"the server will not look at it: {message}")
         if error.code in (400, 413, 422):
             raise Rejected(said)
         hints = {
@@ -146,7 +150,7 @@ class ChatServer:
             raise _Passing(f"{self.url} did not answer within {self._timeout:g} seconds")
         if isinstance(reason, ConnectionRefusedError):
             raise _Passing(f"nobody listens at {self.url}")
-        raise _Passing(f"the connection to {self.url} broke: {self._without_key(str(reason) or type(reason).__name__)}")
+        raise _Passing(f"the connection to {self.url} broke: {self._shown(str(reason) or type(reason).__name__)}")
 
     def _given_up(self, reason: str) -> TracekitError:
         return ResumableError(reason, hint="the same command goes on from here later: answers that have come are kept in --caption-cache")
@@ -156,13 +160,14 @@ class ChatServer:
         try:
             content = json.loads(answer)
         except (ValueError, RecursionError):
-            return self._shown(answer[:400])
+            return self._shown(_decoded(answer))
         error = content.get("error", content) if isinstance(content, dict) else content
         message = error.get("message", error) if isinstance(error, dict) else error
-        return self._shown((message if isinstance(message, str) else json.dumps(message)).encode("utf-8", "replace"))
+        return self._shown(message if isinstance(message, str) else json.dumps(message))
 
-    def _shown(self, answer: bytes) -> str:
-        return clean(self._without_key(answer.decode("utf-8", "replace")), 300)
+    def _shown(self, text: str) -> str:
+        """What a server says, without the key and without anything that a terminal would obey."""
+        return clean(self._without_key(text), 300)
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "(key)") if self._key else text
@@ -177,17 +182,17 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def check_url(url: str) -> str:
     """The address of chats under the base address `url`. Raises UsageError for one that is none or that would be no secret in a history."""
-    parts = urllib.parse.urlsplit(url)
+    if "@" in url:  # whether or not the rest can be made sense of
+        raise UsageError("--api-url holds a name or a password", hint="keys are read from TRACEKIT_API_KEY in the environment")
+    if "?" in url or "#" in url:
+        raise UsageError("--api-url has something behind the path", hint="give the address up to /v1")
     try:
+        parts = urllib.parse.urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         is_address = False
-    if parts.username is not None or parts.password is not None:
-        raise UsageError("--api-url holds a name or a password", hint="keys are read from TRACEKIT_API_KEY in the environment")
     if not is_address or not url.isascii() or any(character.isspace() or not character.isprintable() for character in url):
         raise UsageError(f"--api-url is no address of a server: {url!r}", hint="for example http://localhost:8000/v1")
-    if parts.query or parts.fragment:
-        raise UsageError("--api-url has something behind the path", hint="give the address up to /v1")
     return url.rstrip("/") + "/chat/completions"
 
 
@@ -217,6 +222,20 @@ def _read(response: Any, until: float) -> bytes:
     if length <= MOST_BYTES and expected.isdigit() and length < int(expected):  # read1 does not tell
         raise http.client.IncompleteRead(b"", int(expected) - length)
     return b"".join(chunks)
+
+
+def _decoded(answer: bytes) -> str:
+    """As much of an answer as is ever shown."""
+    return answer[:400].decode("utf-8", "replace")
+
+
+def _holds_back(answer: bytes) -> bool:
+    """Whether an error says that the request was taken for something that the server's rules forbid: its code, in OpenAI's form."""
+    try:
+        error = json.loads(answer)["error"]
+        return error["code"] in _HELD_BACK
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return False
 
 
 def _seconds(retry_after: str | None) -> float | None:
