@@ -29,6 +29,8 @@ class Reply:
     delay: float = 0.0
     cut_after: int | None = None
     """Close the connection after so many bytes of the body."""
+    drip: float = 0.0
+    """Seconds between one byte and the next."""
 
 
 @dataclass
@@ -104,7 +106,11 @@ class MisbehavingServer:
             for name, value in {"Content-Length": str(len(reply.body)), "Connection": "close", **reply.headers}.items():
                 handler.send_header(name, value)
             handler.end_headers()
-            handler.wfile.write(reply.body if reply.cut_after is None else reply.body[: reply.cut_after])
+            body = reply.body if reply.cut_after is None else reply.body[: reply.cut_after]
+            for number in range(len(body)) if reply.drip else ():
+                handler.wfile.write(body[number : number + 1])
+                time.sleep(reply.drip)
+            handler.wfile.write(b"" if reply.drip else body)
             handler.wfile.flush()
         except OSError:  # the client has left
             pass
