@@ -39,8 +39,7 @@ def whole(device: torch.device) -> Any:
 
     with torch.device(device):  # what is random at first, is so sooner there
         model = VGGT()
-    model.point_head = model.track_head = None
-    return model
+    return without_other_heads(model)
 
 
 def small() -> Any:
@@ -52,7 +51,14 @@ def small() -> Any:
     model = VGGT(embed_dim=64)
     model.aggregator = Aggregator(embed_dim=64, num_heads=4, patch_embed="conv")
     model.camera_head.pose_branch.fc2.bias.data[6:] += 0.5  # or angles of view may be 0
-    model.point_head = model.track_head = None
+    return without_other_heads(model)
+
+
+def without_other_heads(model: Any) -> Any:
+    """Deleted first: torch takes weights of a part that was set to None, and says nothing."""
+    for prefix in NOT_BUILT:
+        delattr(model, prefix.removesuffix("."))
+        setattr(model, prefix.removesuffix("."), None)
     return model
 
 
