@@ -6,8 +6,10 @@ import dataclasses
 import email.utils
 import json
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -97,18 +99,18 @@ def test_merging_is_text_by_the_other_model(server: MisbehavingServer) -> None:
     "fault",
     [
         complains(429, "slow down"), complains(500, "oops"), complains(502, "oops"), Reply(b"<html>busy</html>", 503), complains(529, "overloaded"),
-        says(event_answer("x"), cut_after=30), says(event_answer("x"), delay=1.5),
+        says(event_answer("x"), cut_after=30), says(event_answer("x"), delay=1.5), says(event_answer("x"), drip=0.1),
     ],
-    ids=["429", "500", "502", "503", "529", "cut", "slow"],
+    ids=["429", "500", "502", "503", "529", "cut", "slow", "dripping"],
 )  # fmt: skip
 def test_what_passes_is_tried_again(server: MisbehavingServer, episode, fault: Reply) -> None:
     server.script = [fault, fault, OK]
     began = time.monotonic()
-    answer = captioner(server, api_timeout=1.0 if fault.delay else 5.0).describe(event(episode))
+    answer = captioner(server, api_timeout=1.0 if fault.delay or fault.drip else 5.0).describe(event(episode))
     assert answer.text == "text of x" and len(server.asked) == 3
     first, second, third = (asked.at for asked in server.asked)
     # 0.05 s and 0.1 s, a quarter more or less, after the time-out where there is one.
-    waited = 1.0 if fault.delay else 0.0
+    waited = 1.0 if fault.delay or fault.drip else 0.0
     assert 0.03 < second - first - waited < 0.5 and 0.07 < third - second - waited < 0.6 and time.monotonic() - began < 5
     assert all(asked.content == server.asked[0].content for asked in server.asked)
 
@@ -241,11 +243,59 @@ def test_unusable_answers_are_asked_again_and_differently(server: MisbehavingSer
     ours = captioner(server)
     with pytest.raises(ValueError, match=reason):
         ours.describe(event(episode))
-    assert ours.describe(event(episode)).text == "text of x", "not answered from the cache"
+    assert not list(ours.cache.folder.rglob("*.json")), "what is unusable is not kept"
+    assert ours.describe(event(episode)).text == "text of x"
     first, second = (asked.content for asked in server.asked)
     assert (first["temperature"], first["seed"]) == (0, 0) and second["temperature"] > 0 and second["seed"] == 1
     assert first["messages"] == second["messages"]
     assert captioner(server).describe(event(episode)).text == "text of x" and len(server.asked) == 2, "from the cache, at the first attempt"
+
+
+def test_one_event_that_a_filter_holds_back_is_one_failed_event(server: MisbehavingServer, episode) -> None:
+    several, frames = in_events(episode, 3)
+
+    def filtered(asked):
+        bright = round(float(asked.pictures[0].mean()))
+        if bright == 12:
+            return complains(400, "The response was filtered, mind the temperature", code="content_filter", param="prompt")
+        return says(event_answer(str(bright)))
+
+    server.otherwise = filtered
+    report = Report()
+    ours = captioner(server, windows="")
+    captions = caption(several, frames, ours, ours.parameters, report=report)
+    assert captions.event_ok.tolist() == [1, 0, 1] and "will not look at it: The response was filtered" in report.notes[0]
+    last = server.asked[-1].content
+    assert last["response_format"]["type"] == "json_schema" and "temperature" in last, "it says nothing of the form"
+
+
+def test_colours_and_order_of_what_is_sent(server: MisbehavingServer, episode) -> None:
+    frames = np.zeros((6, 48, 64, 3), np.uint8)
+    frames[:, :, 32:] = np.eye(3, dtype=np.uint8).repeat(2, axis=0)[:, None, None] * 200
+    captioner(server, motion_mask=True).describe(EventRequest(episode, frames, 0, 6, ""))
+    *seen, mask = server.asked[0].pictures
+    right = [picture[8:40, 44:60].mean(axis=(0, 1)).round(-1).tolist() for picture in seen]
+    assert right == [[200, 0, 0], [0, 200, 0], [0, 0, 200]] and all(picture[:, :20].mean() < 5 for picture in seen)
+    assert mask.shape == (48, 64, 3) and mask.max() > 200
+
+
+def test_nothing_that_a_server_says_reaches_the_terminal_as_it_is() -> None:
+    """A server that speaks no HTTP, and tries to clear the screen."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def rude() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"\x1b[2J\x1b]0;owned\x07 hello " + KEY.encode() + b"\r\n")
+
+        thread = threading.Thread(target=rude, daemon=True)
+        thread.start()
+        client = ChatServer(check_url(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"), KEY, timeout=5, tries=1)
+        with pytest.raises(ResumableError, match="hello") as caught:
+            client.post({"messages": []})
+        thread.join()
+    assert caught.value.message.isprintable() and KEY not in str(caught.value)
 
 
 def rejects(*unknown: str):
@@ -304,7 +354,19 @@ def test_a_rerun_costs_nothing(server: MisbehavingServer, episode, tmp_path) -> 
     assert len(files) == 15 and all(KEY not in path.read_text() and "data:image" not in path.read_text() for path in files)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"answer": 3}', b'{"answer": "{}", "sha256": "0"}', b"\xff\xfe", b"x" * (1 << 21)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"answer": 3}',
+        b'{"answer": "{}", "sha256": "0"}',
+        json.dumps({"answer": event_answer("another"), "sha256": "0" * 64}).encode(),
+        b"\xff\xfe",
+        b"x" * (1 << 21),
+    ],
+)
 def test_damaged_answers_are_replaced(server: MisbehavingServer, episode, tmp_path, damage: bytes) -> None:
     ours = captioner(server, caption_cache=str(tmp_path / "answers"))
     ours.describe(event(episode))
@@ -347,6 +409,37 @@ def test_several_events_at_once_and_their_order(server: MisbehavingServer, episo
     assert server.most_at_once == 4
 
 
+class OneReader:
+    """Frames that one thread may read at a time."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames, self.shape = frames, frames.shape
+        self.reads, self.num_readers, self.most_readers = 0, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        self.reads += 1
+        self.num_readers += 1
+        self.most_readers = max(self.most_readers, self.num_readers)
+        time.sleep(0.01)
+        self.num_readers -= 1
+        return self.frames[index]
+
+
+def test_a_video_is_read_by_one_thread_at_a_time_and_by_none_in_the_end(server: MisbehavingServer, episode) -> None:
+    several, frames = in_events(episode, 8)
+    video = OneReader(frames)
+    ours = captioner(server, api_parallel=4, windows="")
+    assert caption(several, video, ours, ours.parameters, report=Report()).event_ok.all()
+    assert (video.reads, video.most_readers) == (8 * 3, 1)
+    ours.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        ours.describe(EventRequest(several, video, 0, 4, ""))
+    assert video.reads == 8 * 3
+
+
 def test_failed_events_are_named_in_order_and_never_invented(server: MisbehavingServer, episode) -> None:
     several, frames = in_events(episode, 6)
 
@@ -366,14 +459,15 @@ def test_failed_events_are_named_in_order_and_never_invented(server: Misbehaving
 
 def test_a_server_that_ends_ends_the_stage_and_what_came_is_kept(server: MisbehavingServer, episode) -> None:
     several, frames = in_events(episode, 8)
-    server.otherwise = lambda asked: complains(401, "no") if len(server.asked) > 3 else OK
+    server.script = [OK, OK, OK]
+    server.otherwise = lambda asked: complains(401, "no")
     ours = captioner(server, api_parallel=2, windows="")
     with pytest.raises(UnavailableError, match="answers 401"):
         caption(several, frames, ours, ours.parameters, report=Report())
     ours.close()
     time.sleep(0.2)
     num_asked = len(server.asked)
-    assert num_asked <= 6
+    assert num_asked <= 3 + 2
     server.otherwise = lambda asked: OK
     ours = captioner(server, api_parallel=2, windows="")
     assert caption(several, frames, ours, ours.parameters, report=Report()).event_ok.all()
@@ -416,18 +510,39 @@ def test_no_key_leaves_unencrypted(episode) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "models", "ftp://host/v1", "file:///etc/passwd", "https://", "https://host:port/v1", "https://a b/v1", "https://host/v1\r\nX: y"],
+    [
+        "",
+        "models",
+        "http://[::1",
+        "http://host]/v1",
+        "http://h\u2100st/v1",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "https://",
+        "https://host:port/v1",
+        "https://a b/v1",
+        "https://host/v1\r\nX: y",
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(UsageError, match="--api-url"):
         check_url(url)
+    with pytest.raises(UsageError, match="--api-url"):
+        ApiCaptions.missing(setup(api_model="m", api_url=url))
 
 
-def test_addresses_with_secrets_are_refused_without_naming_them() -> None:
-    for url in ("https://me:secret@host/v1", "https://host/v1?key=secret", "https://host/v1#secret"):
-        with pytest.raises(UsageError) as caught:
-            check_url(url)
-        assert "secret" not in str(caught.value)
+def test_addresses_with_secrets_are_refused_without_naming_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRACEKIT_API_KEY")
+    for url in (
+        "https://me:secret@host.com/v1",
+        "https://me:secret@[::1",
+        "https://host.com:x/v1?key=secret",
+        "https://host.com/v1#secret",
+    ):
+        for read in (check_url, lambda url: ApiCaptions.missing(setup(api_model="m", api_url=url))):
+            with pytest.raises(UsageError) as caught:
+                read(url)
+            assert "secret" not in f"{caught.value} {caught.value.hint}"
     assert check_url("http://localhost:8000/v1/") == "http://localhost:8000/v1/chat/completions"
 
 
