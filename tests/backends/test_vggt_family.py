@@ -213,6 +213,15 @@ def test_depth_that_is_unknown_for_nine_pixels_of_ten_is_enough_to_align(make):
     assert report.counts["depth pixels without a value"] == int((depth == 0).sum())
 
 
+def test_passes_that_do_not_fit_in_the_memory_of_the_device_are_halved(make, monkeypatch):
+    monkeypatch.setenv("MOST_FRAMES", "10")
+    scene = scene_of(Vggt, TINY, 21)
+    backend = make(Vggt, scene)
+    geometry, depth, _ = run(backend, scene, chunk=20)
+    assert (geometry.chunk_stop - geometry.chunk_start).max() <= 10
+    assert_whole_clip(geometry, depth, scene)
+
+
 @ALL
 def test_depth_that_is_no_number_is_an_error_that_names_the_frame(kind, make):
     scene = scene_of(kind, TINY, 12)

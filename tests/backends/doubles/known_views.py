@@ -2,8 +2,10 @@
 
 A frame's red value is ten times its place in the scene; green grows from left to right and blue from top to bottom. The double refuses frames
 that come in another order of channels, mirrored, cropped, out of 0..1, or in sides that are no whole patches. Every call has another scale, and the
-frame of its first camera as its world.
+frame of its first camera as its world. Of more frames at once than MOST_FRAMES (in the environment) it runs out of memory.
 """
+
+import os
 
 import torch
 from torch import nn
@@ -34,7 +36,9 @@ class Eyes(nn.Module):
         self.patch, self.calls = patch, 0
 
     def forward(self, images):
-        batch, _, channels, height, width = images.shape
+        batch, number, channels, height, width = images.shape
+        if number > int(os.environ.get("MOST_FRAMES", number)):
+            raise torch.OutOfMemoryError("CUDA out of memory")
         assert images.dtype == torch.float32 and batch == 1 and channels == 3
         assert height % self.patch == 0 and width % self.patch == 0
         assert images.min() >= 0 and images.max() <= 1
