@@ -298,6 +298,22 @@ def test_nothing_that_a_server_says_reaches_the_terminal_as_it_is() -> None:
     assert caught.value.message.isprintable() and KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize("key, kept", [(KEY, "(key)"), ("EMPTY", "EMPTY")])
+def test_a_key_that_a_server_says_goes_into_no_file(
+    server: MisbehavingServer, episode, tmp_path, monkeypatch: pytest.MonkeyPatch, key: str, kept: str
+) -> None:
+    monkeypatch.setenv("TRACEKIT_API_KEY", key)
+    several, frames = in_events(episode, 2)
+    server.script = [lambda asked: says(event_answer(asked.headers["Authorization"]))]
+    server.otherwise = lambda asked: says(f"debug: {asked.headers}")
+    report = Report()
+    ours = captioner(server, windows="", caption_cache=str(tmp_path / "answers"))
+    captions = caption(several, frames, ours, ours.parameters, report=report)
+    assert captions.event_text == [f"text of Bearer {kept}", ""] and "debug" in report.notes[0]
+    written = repr(captions) + repr(report.notes) + "".join(path.read_text() for path in (tmp_path / "answers").rglob("*.json"))
+    assert KEY not in written
+
+
 def rejects(*unknown: str):
     """A server that knows no such parameters, nor formats of the answer."""
 

@@ -106,13 +106,15 @@ def test_what_a_network_says_becomes_a_caption(tmp_path: Path, episode, kind: st
 def test_the_pictures_of_the_event_are_what_the_network_sees(tmp_path: Path, episode, kind: str) -> None:
     ours = captioner(image_text_model(tmp_path, kind), answer_tokens=512, motion_mask=True)
     frames = np.zeros((6, 32, 32, 3), np.uint8)
-    frames[:] = np.array([0, 40, 80, 120, 160, 200], np.uint8)[:, None, None, None]
+    frames[:] = (np.array([0, 40, 80, 120, 160, 200], np.uint8)[:, None] + np.array([0, 20, 50], np.uint8))[:, None, None]
     asked = dictate(ours._resident, json.dumps(ANSWER))
     ours.describe(EventRequest(episode, frames, 1, 6, ""))
     pixels = asked[0]["pixel_values"][0]
-    # A picture is cut into two by two tiles and shown whole: the tiles of one even frame are all of its brightness, -1 is black and 1 white.
-    brightness = [round(float(tile.mean()) * 127.5 + 127.5) for tile in pixels]
-    assert brightness[:15] == [40] * 5 + [120] * 5 + [200] * 5 and len(brightness) == 20, "and the mask last"
+    # A picture is cut into two by two tiles and shown whole: the tiles of one even frame are all of its colour, -1 is black and 1 white.
+    colours = (pixels.float().mean(dim=(2, 3)) * 127.5 + 127.5).round().int().tolist()
+    assert colours[:15] == [[red, red + 20, red + 50] for red in (40, 120, 200) for _ in range(5)] and len(colours) == 20, (
+        "and the mask last"
+    )
 
 
 def test_a_network_of_another_family(tmp_path: Path, episode) -> None:

@@ -31,6 +31,8 @@ LONGEST_WAIT = 60.0
 """Seconds between two tries, unless the server asks for more."""
 LONGEST_ASKED_WAIT = 300.0
 """Seconds that a server may have us wait (Retry-After); asked for more, we stop."""
+LEAST_SECRET = 16
+"""Characters of a key below which it is no secret but a word, like those that servers of one's own are given; answers may say it."""
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _HELD_BACK = {"content_filter", "content_policy_violation"}
 """Codes of Azure's and of OpenAI's own filters: about these pictures or words alone, the next event may pass."""
@@ -97,7 +99,7 @@ class ChatServer:
         until = time.monotonic() + self._timeout
         try:
             with self._opener.open(urllib.request.Request(self.url, body, headers), timeout=self._timeout) as response:
-                answer = _read(response, until)
+                answer = self._withheld(_read(response, until))
         except urllib.error.HTTPError as error:
             with error:
                 self._refused(error, until)
@@ -115,7 +117,7 @@ class ChatServer:
     def _refused(self, error: urllib.error.HTTPError, until: float) -> None:
         """Raise what an HTTP status other than success means."""
         try:
-            answer = _read(error, until)[:MOST_BYTES]
+            answer = self._withheld(_read(error, until)[:MOST_BYTES])
         except (OSError, http.client.HTTPException):
             answer = b""
         message = self._message(answer)
@@ -168,6 +170,10 @@ class ChatServer:
     def _shown(self, text: str) -> str:
         """What a server says, without the key and without anything that a terminal would obey."""
         return clean(self._without_key(text), 300)
+
+    def _withheld(self, answer: bytes) -> bytes:
+        """An answer without the key, should the server say it (one that shows headers for debugging): answers go into files."""
+        return answer.replace(self._key.encode(), b"(key)") if len(self._key) >= LEAST_SECRET else answer
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "(key)") if self._key else text
