@@ -80,6 +80,7 @@ def conventions(kind: type[ForeignReconstruction], repo: str) -> Iterator[tuple[
     """Ours against the repository's own functions, in this process."""
     import torch
 
+    sys.dont_write_bytecode = True  # a checkout is an input
     sys.path.insert(0, repo)
     for name in ("safe_weights", "stand_ins", "devices", "views"):
         sys.modules[f"tracekit_foreign_{name}"] = importlib.import_module(f"{FOREIGN}.{name}")
