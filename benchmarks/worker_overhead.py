@@ -23,6 +23,9 @@ DOUBLE = """
 import time
 import torch
 class VGGT(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.point_head, self.track_head = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     def forward(self, images):
         started = time.perf_counter()
         frames, height, width = images.shape[1], *images.shape[-2:]
