@@ -1,4 +1,4 @@
-"""Run the adapters of trackers against real checkouts with random weights: `python tools/check_trackers.py --repo FOLDER`.
+"""The adapters of trackers against real checkouts, with random weights; see check_adapters.py.
 
 Small configurations where a class takes one. What random weights find means nothing; shapes, finiteness, which way poses and pixels go, and
 that each answer belongs to its query do.
@@ -6,7 +6,6 @@ that each answer belongs to its query do.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tracekit.backends import tapip3d
+from tracekit.backends.checkouts import missing_checkout
 from tracekit.backends.cotracker3 import CoTracker3
 from tracekit.backends.foreign import wire
 from tracekit.backends.foreign_tracker import ForeignTracker
@@ -241,12 +241,12 @@ def check_spatracker2(repo: Path, folder: Path) -> None:
     tracker.close()
 
 
-CHECKS: dict[str, Callable[[Path, Path], None]] = {
-    "TAPIP3D": check_tapip3d,
-    "co-tracker": check_cotracker3,
-    "SpaTrackerV2": check_spatracker2,
+CHECKS: dict[type[ForeignTracker], Callable[[Path, Path], None]] = {
+    tapip3d.Tapip3d: check_tapip3d,
+    CoTracker3: check_cotracker3,
+    SpatialTracker2: check_spatracker2,
 }
-"""By the name of the repository. Each is given the checkout and a folder for the weights that it makes."""
+"""Each is given the checkout and a folder for the weights that it makes."""
 
 
 def run(script: str, repo: Path, path: Path, network: str, **values: object) -> str:
@@ -259,16 +259,12 @@ def run(script: str, repo: Path, path: Path, network: str, **values: object) -> 
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repo", type=Path, required=True, help="checkout of TAPIP3D, co-tracker or SpaTrackerV2, under that name")
-    repo = parser.parse_args().repo.resolve()
-    if repo.name not in CHECKS:
-        sys.exit(f"{repo} is none of {json.dumps(sorted(CHECKS))}")
-    with tempfile.TemporaryDirectory() as folder:
-        print(repo.name)
-        CHECKS[repo.name](repo, Path(folder))
-
-
-if __name__ == "__main__":
-    main()
+def check(repo: Path, network: str = "") -> list[str]:
+    """Run the adapters that this checkout is for, or one of them, and print what was found; the names of those that ran."""
+    setup = BackendSetup(repo=str(repo), device="cpu")
+    kinds = [kind for kind in CHECKS if network in ("", kind.name) and missing_checkout(kind.repository, setup) is None]
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            print(kind.name, flush=True)
+            CHECKS[kind](repo, Path(folder))
+    return [kind.name for kind in kinds]

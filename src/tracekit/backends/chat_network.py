@@ -5,15 +5,13 @@ Nothing in the folder can run code: weights are safetensors, classes are those o
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tracekit.backends.caption_prompts import Question
 from tracekit.backends.memory import free_memory, is_out_of_memory
+from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_other_weights, silent_transformers
 from tracekit.errors import BadDataError, StorageError, UnavailableError
 
 RETRY_TEMPERATURE = 0.7
@@ -31,7 +29,7 @@ class ChatNetwork:
         self.folder, self.device, self.sees = folder, device, sees
         self.processor: Any
         self.model: Any
-        with _silent_transformers():
+        with silent_transformers():
             self.processor, self.model = self._load()
         self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
         if not getattr(self.processor, "chat_template", None) and not self.tokenizer.chat_template:
@@ -48,7 +46,7 @@ class ChatNetwork:
         import torch
 
         try:
-            with _silent_transformers(), torch.inference_mode(), torch.random.fork_rng(self._cuda_devices(), enabled=seed is not None):
+            with silent_transformers(), torch.inference_mode(), torch.random.fork_rng(self._cuda_devices(), enabled=seed is not None):
                 if seed is not None:
                     torch.manual_seed(seed)
                 return self._generate(self._inputs(question), most_tokens, sampled=seed is not None)
@@ -66,15 +64,12 @@ class ChatNetwork:
         import torch
         import transformers
 
-        safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         kind: Any = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
         reader: Any = transformers.AutoProcessor if self.sees else transformers.AutoTokenizer
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         try:
-            processor = reader.from_pretrained(self.folder, **safely)
-            model, told = kind.from_pretrained(
-                self.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **safely
-            )
+            processor = reader.from_pretrained(self.folder, **SAFELY)
+            model, told = kind.from_pretrained(self.folder, dtype=dtype, **STRICTLY)
             model = model.eval().to(self.device)
         except ImportError as error:
             raise UnavailableError(f"{self.folder}: {' '.join(str(error).split())[:300]}", hint="install what is named") from error
@@ -86,13 +81,7 @@ class ChatNetwork:
             what = "an image-text model" if self.sees else "a text model"
             reason = " ".join(str(error).split())[:300]
             raise BadDataError(f"{self.folder}: not readable as {what} of transformers: {reason}") from error
-        # transformers gives what it does not find random values, leaves out what it does not know, and goes on.
-        faults = [f"{name} is missing" for name in sorted(told["missing_keys"])]
-        faults += [f"{name} has the shape {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(told["mismatched_keys"])]
-        faults += [f"there is no place for {name}" for name in sorted(told["unexpected_keys"]) if re.search(r"\.\d+\.", name)]
-        if faults:
-            more = f", and {len(faults) - 1} more such faults" if len(faults) > 1 else ""
-            raise BadDataError(f"{self.folder}: these are not the weights of the model that config.json describes: {faults[0]}{more}")
+        refuse_other_weights(told, self.folder)
         return processor, model
 
     def _inputs(self, question: Question) -> dict[str, Any]:
@@ -166,19 +155,3 @@ def _refuse_nan(tokens: Any, scores: Any) -> Any:
 
 def _all(token: int | list[int] | None) -> list[int]:
     return token if isinstance(token, list) else [] if token is None else [token]
-
-
-@contextlib.contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """No bars, and no tables of what was loaded: what is wrong is told by us."""
-    from transformers.utils import logging
-
-    before, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if had_bars:
-            logging.enable_progress_bar()

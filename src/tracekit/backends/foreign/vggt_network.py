@@ -6,7 +6,7 @@ Facts from vggt/models/vggt.py, heads/{camera_head,dpt_head,head_act}.py and the
   depth_conf (1, S, H, W) = 1 + exp(x). It runs its heads in float32 itself, with autocast around it or not.
 - Its checkpoints also hold a head for points and one for tracks, which are not built here.
 - Of one frame it makes what it makes of many; nothing is squeezed away.
-- Copies of 2025 keep the output of all 24 blocks; later ones keep the four that are needed, and use less than half of the memory.
+- Copies of 2025 keep the output of all 24 blocks; later ones keep the four that are needed, and use less memory.
 """
 
 from __future__ import annotations
