@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from table import print_table
 
-from tracekit.backends.cotracker3 import CoTracker3
-from tracekit.backends.depth_anything import DepthAnything
-from tracekit.backends.depth_pro import DepthPro
-from tracekit.backends.dinov2 import DinoV2
+from tracekit.backends.features.dinov2 import DinoV2
 from tracekit.backends.foreign import wire
 from tracekit.backends.protocols import BackendSetup
-from tracekit.backends.spatracker2 import SpatialTracker2
-from tracekit.backends.tapip3d import Tapip3d
-from tracekit.backends.vggt import Vggt
-from tracekit.backends.vggt4track import Vggt4Track
-from tracekit.backends.vggt_omega import VggtOmega
+from tracekit.backends.reconstruction.depth_anything import DepthAnything
+from tracekit.backends.reconstruction.depth_pro import DepthPro
+from tracekit.backends.reconstruction.vggt import Vggt
+from tracekit.backends.reconstruction.vggt4track import Vggt4Track
+from tracekit.backends.reconstruction.vggt_omega import VggtOmega
+from tracekit.backends.tracking.cotracker3 import CoTracker3
+from tracekit.backends.tracking.spatracker2 import SpatialTracker2
+from tracekit.backends.tracking.tapip3d import Tapip3d
 from tracekit.extract.reconstruct import ReconstructParameters
 
 ROUNDS = 3

@@ -12,8 +12,8 @@ import time
 import cv2
 import numpy as np
 
-from tracekit.backends import klt
 from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.tracking import klt
 from tracekit.extract.track import TrackParameters, track
 from tracekit.records import Geometry, Keypoints
 from tracekit.report import Report

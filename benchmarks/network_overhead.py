@@ -14,10 +14,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tracekit.backends.depth_anything import DepthAnything
-from tracekit.backends.depth_pro import DepthPro
-from tracekit.backends.dinov2 import DinoV2
+from tracekit.backends.features.dinov2 import DinoV2
 from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.reconstruction.depth_anything import DepthAnything
+from tracekit.backends.reconstruction.depth_pro import DepthPro
 from tracekit.extract.reconstruct import ReconstructParameters
 
 ROUNDS = 5

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tracekit.backends.protocols import BackendSetup
-from tracekit.backends.vggt import Vggt
+from tracekit.backends.reconstruction.vggt import Vggt
 
 NUM_FRAMES = 60
 ROUNDS = 5

@@ -17,12 +17,12 @@ import cv2
 import numpy as np
 
 from tracekit.backends.checkouts import find_checkout, missing_checkout
-from tracekit.backends.foreign_reconstruction import ForeignReconstruction
-from tracekit.backends.pose_encoding import cameras_of
 from tracekit.backends.protocols import BackendSetup
-from tracekit.backends.vggt import Vggt
-from tracekit.backends.vggt4track import Vggt4Track
-from tracekit.backends.vggt_omega import VggtOmega
+from tracekit.backends.reconstruction.foreign_reconstruction import ForeignReconstruction
+from tracekit.backends.reconstruction.pose_encoding import cameras_of
+from tracekit.backends.reconstruction.vggt import Vggt
+from tracekit.backends.reconstruction.vggt4track import Vggt4Track
+from tracekit.backends.reconstruction.vggt_omega import VggtOmega
 from tracekit.backends.worker import Worker
 from tracekit.geometry import se3
 

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tracekit.backends import tapip3d
 from tracekit.backends.checkouts import missing_checkout
-from tracekit.backends.cotracker3 import CoTracker3
 from tracekit.backends.foreign import wire
-from tracekit.backends.foreign_tracker import ForeignTracker
-from tracekit.backends.network_tracks import Clip
 from tracekit.backends.protocols import BackendSetup
-from tracekit.backends.resampling import corner_aligned_scale
-from tracekit.backends.spatracker2 import SpatialTracker2, own_size
+from tracekit.backends.tracking import tapip3d
+from tracekit.backends.tracking.cotracker3 import CoTracker3
+from tracekit.backends.tracking.foreign_tracker import ForeignTracker
+from tracekit.backends.tracking.network_tracks import Clip
+from tracekit.backends.tracking.resampling import corner_aligned_scale
+from tracekit.backends.tracking.spatracker2 import SpatialTracker2, own_size
 from tracekit.geometry import cameras
 from tracekit.geometry.depth_lookup import surface_depth
 

@@ -23,6 +23,10 @@ class ConsoleReport(Report):
         if not self._quiet:
             self._write(text)
 
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._write(text)
+
     def progress(self, done: int, total: int, unit: str = "frames") -> None:
         if self._quiet or not sys.stderr.isatty():
             return

@@ -22,6 +22,9 @@ class Report:
         """Say something that the user should know and that is no error."""
         self.notes.append(text)
 
+    def say(self, text: str) -> None:
+        """Tell the user something about this run that does not concern its result: it does not go into the file."""
+
     def take_over(self, other: Report) -> None:
         """Count and note here what was collected there, until it was sure to hold."""
         for what, number in other.counts.items():

@@ -20,11 +20,13 @@ import typer
 
 from tracekit import __version__, options
 from tracekit.backends import registry
+from tracekit.backends.journalled import JOURNALLED
 from tracekit.backends.protocols import BackendSetup
 from tracekit.console import ConsoleReport
 from tracekit.errors import MissingInputError, PipeClosedError, UnavailableError, UsageError
 from tracekit.format.container import is_hdf5
 from tracekit.format.file import DepthSink, RecordFile, RecordWriter, Target, open_records, write_records
+from tracekit.format.journal import Journal
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.parameters import parameter
@@ -153,6 +155,8 @@ class Stage:
         refuse_inputs(output, [source, choice.video.video, getattr(choice.parameters, "sensor", None)])
         target.check()
         with contextlib.ExitStack() as stack:
+            # Entered before the writer, so that the journal goes once the output is there.
+            journal = stack.enter_context(Journal(output, report.say)) if output is not None and os.path.isfile(source) else None
             is_episode = not self.starts_chain or source == "-" or is_hdf5(source)
             episode = stack.enter_context(open_records(source, EPISODE)) if is_episode else None
             if episode is not None:
@@ -171,7 +175,7 @@ class Stage:
             )
             if writer.dropped:
                 report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
-            work = Work(self, choice, report, source, episode, writer, clip_id, stack)
+            work = Work(self, choice, report, source, episode, writer, clip_id, stack, journal)
             self.run(work)
             work.release_backends()
             report.count("depth pixels too far to be kept (beyond 65.5 m)", writer.num_too_far)
@@ -214,6 +218,7 @@ class Work:
         writer: RecordWriter,
         clip_id: str,
         resources: contextlib.ExitStack,
+        journal: Journal | None,
     ) -> None:
         self.parameters = choice.parameters
         self.seed = choice.common.seed
@@ -228,6 +233,7 @@ class Work:
         self._writer = writer
         self._clip_id = clip_id
         self._resources = resources
+        self._journal = journal
         self._started: tuple[Clip, Frames] | None = None
         self._backends = resources.enter_context(contextlib.ExitStack())
 
@@ -312,7 +318,27 @@ class Work:
         if close := getattr(backend, "close", None):
             self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()
-        return backend
+        return self._journalled(backend)
+
+    def _journalled(self, backend: Any) -> Any:
+        """The backend, with its answers kept beside the output until that is complete: where there are files to go on from and to, and
+        where an answer does not depend on those before it."""
+        kept_by = JOURNALLED.get(self._stage.backend_kind or "")
+        if self._journal is None or kept_by is None or not getattr(backend, "stateless", False):
+            return backend
+        common, source = self._choice.common, os.stat(self.source)
+        self._journal.open(
+            {
+                "command": self._stage.name,
+                "version": __version__,
+                "source": [os.path.abspath(self.source), source.st_size, source.st_mtime_ns],
+                "parameters": dataclasses.asdict(self.parameters),
+                "backend": [backend.name, self.weights_sha256, self._choice.backend.repo],
+                "seed": self.seed,
+                "device": str(getattr(backend, "device", common.device)),
+            }
+        )
+        return kept_by(backend, self._journal)
 
 
 def storable(name: str) -> str:

@@ -149,7 +149,7 @@ def test_usage(tmp_path: Path, sources: list[Path]) -> None:
 PLUGIN = """
 import os, time
 import numpy as np
-from tracekit.backends.template import Template
+from tracekit.backends.captioning.template import Template
 
 class Troubled(Template):
     name = "troubled"

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tracekit.backends.lowlevel import Lowlevel
+from tracekit.backends.features.lowlevel import Lowlevel
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.errors import BadDataError, ConfigurationError
 from tracekit.extract.keypoints import PRESETS, KeypointsParameters, select_keypoints

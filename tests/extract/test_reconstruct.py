@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from tracekit.backends.protocols import BackendSetup, LocalGeometry
-from tracekit.backends.sensor import SensorBackend
+from tracekit.backends.reconstruction.sensor import SensorBackend
 from tracekit.backends.worker import WorkerMemoryError
 from tracekit.errors import BadDataError, ConfigurationError, StorageError
 from tracekit.extract.chunks import chunk_bounds

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from moving_scene import HEIGHT, INTRINSICS, WIDTH, MovingScene, keypoints
 
-from tracekit.backends.klt import KLT
 from tracekit.backends.protocols import BackendSetup
+from tracekit.backends.tracking.klt import KLT
 from tracekit.backends.worker import WorkerMemoryError
 from tracekit.errors import BadDataError, StorageError
 from tracekit.extract import followed_tracks

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tracekit.action.config import ActionConfig
-from tracekit.backends.lowlevel import Lowlevel
+from tracekit.backends.features.lowlevel import Lowlevel
 from tracekit.backends.protocols import BackendSetup
 from tracekit.extract.keypoints import KeypointsParameters, select_keypoints
 from tracekit.extract.reference_traces import normalise

@@ -16,30 +16,30 @@ from tracekit.report import Report
 # By kind, best first: `auto` takes the first that can run here.
 BUILT_IN: dict[str, dict[str, str]] = {
     "features": {
-        "dinov2": "tracekit.backends.dinov2:DinoV2",
-        "dinov3": "tracekit.backends.dinov3:DinoV3",
-        "timm": "tracekit.backends.timm_features:TimmFeatures",
-        "lowlevel": "tracekit.backends.lowlevel:Lowlevel",
+        "dinov2": "tracekit.backends.features.dinov2:DinoV2",
+        "dinov3": "tracekit.backends.features.dinov3:DinoV3",
+        "timm": "tracekit.backends.features.timm_features:TimmFeatures",
+        "lowlevel": "tracekit.backends.features.lowlevel:Lowlevel",
     },
     "reconstruction": {
-        "sensor": "tracekit.backends.sensor:SensorBackend",
-        "vggt": "tracekit.backends.vggt:Vggt",
-        "vggt-omega": "tracekit.backends.vggt_omega:VggtOmega",
-        "vggt4track": "tracekit.backends.vggt4track:Vggt4Track",
-        "depth-pro": "tracekit.backends.depth_pro:DepthPro",
-        "depth-anything": "tracekit.backends.depth_anything:DepthAnything",
-        "planar": "tracekit.backends.planar:PlanarBackend",
+        "sensor": "tracekit.backends.reconstruction.sensor:SensorBackend",
+        "vggt": "tracekit.backends.reconstruction.vggt:Vggt",
+        "vggt-omega": "tracekit.backends.reconstruction.vggt_omega:VggtOmega",
+        "vggt4track": "tracekit.backends.reconstruction.vggt4track:Vggt4Track",
+        "depth-pro": "tracekit.backends.reconstruction.depth_pro:DepthPro",
+        "depth-anything": "tracekit.backends.reconstruction.depth_anything:DepthAnything",
+        "planar": "tracekit.backends.reconstruction.planar:PlanarBackend",
     },
     "tracking": {
-        "tapip3d": "tracekit.backends.tapip3d:Tapip3d",
-        "spatracker2": "tracekit.backends.spatracker2:SpatialTracker2",
-        "cotracker3": "tracekit.backends.cotracker3:CoTracker3",
-        "klt": "tracekit.backends.klt:KLT",
+        "tapip3d": "tracekit.backends.tracking.tapip3d:Tapip3d",
+        "spatracker2": "tracekit.backends.tracking.spatracker2:SpatialTracker2",
+        "cotracker3": "tracekit.backends.tracking.cotracker3:CoTracker3",
+        "klt": "tracekit.backends.tracking.klt:KLT",
     },
     "captioning": {
-        "smolvlm": "tracekit.backends.smolvlm:SmolVLM",
-        "api": "tracekit.backends.api_captions:ApiCaptions",
-        "template": "tracekit.backends.template:Template",
+        "smolvlm": "tracekit.backends.captioning.smolvlm:SmolVLM",
+        "api": "tracekit.backends.captioning.api_captions:ApiCaptions",
+        "template": "tracekit.backends.captioning.template:Template",
     },
 }
 # What `--preset paper` takes: what the paper runs (2.1, A.3, A.4). It names no captioner (A.5): SmolVLM2 is the network that sees for μ0 (3.1).

@@ -1,0 +1,1 @@
+"""Backends of `caption`: what happens, in words."""

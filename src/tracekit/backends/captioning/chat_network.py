@@ -1,0 +1,157 @@
+"""A network of transformers that one can talk to, with pictures or without, from a folder: exactly the weights that are in it, or an error.
+
+Nothing in the folder can run code: weights are safetensors, classes are those of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from tracekit.backends.captioning.caption_prompts import Question
+from tracekit.backends.memory import free_memory, is_out_of_memory
+from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_other_weights, silent_transformers
+from tracekit.errors import BadDataError, StorageError, UnavailableError
+
+RETRY_TEMPERATURE = 0.7
+
+
+class ChatNetwork:
+    """Answers questions one by one."""
+
+    def __init__(self, folder: Path, device: Any, *, sees: bool) -> None:
+        """An image-text model where `sees`, else a text model. bfloat16 on a GPU, float32 elsewhere.
+
+        Raises BadDataError when a file is damaged, when the weights are those of another network, or when there is no chat template;
+        UnavailableError when transformers lacks a package for this model; StorageError when memory does not hold it.
+        """
+        self.folder, self.device, self.sees = folder, device, sees
+        self.processor: Any
+        self.model: Any
+        with silent_transformers():
+            self.processor, self.model = self._load()
+        self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)
+        if not getattr(self.processor, "chat_template", None) and not self.tokenizer.chat_template:
+            raise BadDataError(
+                f"{folder}: the model has no chat template", hint="take one that follows instructions (-Instruct, -it, -chat)"
+            )
+
+    def ask(self, question: Question, most_tokens: int, seed: int | None) -> str:
+        """The model's answer, as it is. `seed` None: its likeliest answer, word by word; else sampled, the same for the same seed.
+
+        Raises ValueError when the answer reaches `most_tokens`, BadDataError when the network returns NaN or the question is longer than it
+        can read, StorageError when memory does not hold it.
+        """
+        import torch
+
+        try:
+            with silent_transformers(), torch.inference_mode(), torch.random.fork_rng(self._cuda_devices(), enabled=seed is not None):
+                if seed is not None:
+                    torch.manual_seed(seed)
+                return self._generate(self._inputs(question), most_tokens, sampled=seed is not None)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        free_memory()
+        raise StorageError(
+            f"{self.folder.name}: out of memory on {self.device}: {reason[:200]}",
+            hint="take a smaller --picture-size, another model with --weights, or --device cpu",
+        )
+
+    def _load(self) -> tuple[Any, Any]:
+        import torch
+        import transformers
+
+        kind: Any = transformers.AutoModelForImageTextToText if self.sees else transformers.AutoModelForCausalLM
+        reader: Any = transformers.AutoProcessor if self.sees else transformers.AutoTokenizer
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        try:
+            processor = reader.from_pretrained(self.folder, **SAFELY)
+            model, told = kind.from_pretrained(self.folder, dtype=dtype, **STRICTLY)
+            model = model.eval().to(self.device)
+        except ImportError as error:
+            raise UnavailableError(f"{self.folder}: {' '.join(str(error).split())[:300]}", hint="install what is named") from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise StorageError(
+                    f"{self.folder}: out of memory on {self.device}", hint="take smaller --weights, or --device cpu"
+                ) from error
+            what = "an image-text model" if self.sees else "a text model"
+            reason = " ".join(str(error).split())[:300]
+            raise BadDataError(f"{self.folder}: not readable as {what} of transformers: {reason}") from error
+        refuse_other_weights(told, self.folder)
+        return processor, model
+
+    def _inputs(self, question: Question) -> dict[str, Any]:
+        """Everything in one turn of the user: not all models know a system's."""
+        from PIL import Image
+
+        options: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        parts = (question.instructions, *question.parts)
+        if not self.sees:
+            text = "\n".join(part for part in parts if isinstance(part, str))
+            return self._on_device(self.tokenizer.apply_chat_template([{"role": "user", "content": text}], **options))
+        content = [
+            {"type": "text", "text": f"{part}\n"} if isinstance(part, str) else {"type": "image", "image": Image.fromarray(part)}
+            for part in parts
+        ]
+        options["processor_kwargs"] = {"images_kwargs": self._sizes(question)} if question.pictures else {}
+        return self._on_device(self.processor.apply_chat_template([{"role": "user", "content": content}], **options))
+
+    def _sizes(self, question: Question) -> dict[str, Any]:
+        """Networks of the SmolVLM family cut a picture into tiles, and enlarge small ones to many: no more tiles than the pixels are worth."""
+        sees = self.processor.image_processor
+        tile = getattr(sees, "max_image_size", None)
+        if not getattr(sees, "do_image_splitting", False) or not tile or "longest_edge" not in sees.size:
+            return {}
+        longest = max(max(picture.shape) for picture in question.pictures)
+        tiles = math.ceil(longest / tile["longest_edge"])
+        return {"size": {"longest_edge": min(sees.size["longest_edge"], tiles * tile["longest_edge"])}}
+
+    def _on_device(self, inputs: Any) -> dict[str, Any]:
+        return {
+            name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in inputs.items()
+            if hasattr(value, "is_floating_point")
+        }
+
+    def _generate(self, inputs: dict[str, Any], most_tokens: int, *, sampled: bool) -> str:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        num_read = inputs["input_ids"].shape[1]
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and num_read + most_tokens > limit:
+            raise BadDataError(
+                f"{self.folder.name} reads and writes {limit} tokens at most: the question has {num_read}, the answer may have {most_tokens}",
+                hint="take a smaller --picture-size or fewer --answer-tokens",
+            )
+        # Of the model's own way to generate only its marks are kept; the rest (sampling, penalties) is ours.
+        own = self.model.generation_config
+        ends = sorted({token for token in (*_all(own.eos_token_id), self.tokenizer.eos_token_id) if token is not None})
+        pad = next((token for token in (own.pad_token_id, self.tokenizer.pad_token_id, *ends) if token is not None), None)
+        how = {"do_sample": True, "temperature": RETRY_TEMPERATURE, "top_k": 0} if sampled else {"do_sample": False}
+        config = GenerationConfig(max_new_tokens=most_tokens, eos_token_id=ends or None, pad_token_id=pad, **how)
+        self.model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=pad)
+        tokens = self.model.generate(**inputs, generation_config=config, logits_processor=LogitsProcessorList([_refuse_nan]))[0, num_read:]
+        if len(tokens) >= most_tokens:
+            raise ValueError(
+                f"the answer was cut off at {most_tokens} tokens: {self.tokenizer.decode(tokens[:40], skip_special_tokens=True)}"
+            )
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
+    def _cuda_devices(self) -> list[Any]:
+        return [self.device] if self.device.type == "cuda" else []
+
+
+def _refuse_nan(tokens: Any, scores: Any) -> Any:
+    """A logits processor: of NaN a likeliest word is made as of anything else."""
+    if scores.isnan().any():
+        raise BadDataError("caption: the model returns NaN", hint="the weights may be damaged; try --device cpu, or other --weights")
+    return scores
+
+
+def _all(token: int | list[int] | None) -> list[int]:
+    return token if isinstance(token, list) else [] if token is None else [token]

@@ -1,0 +1,1 @@
+"""Backends of `keypoints`: descriptors of patches."""

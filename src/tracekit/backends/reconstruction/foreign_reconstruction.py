@@ -1,0 +1,90 @@
+"""What the reconstruction networks of other repositories have in common: VGGT, and those that were made of it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from tracekit.backends.checkouts import Repository, find_checkout, missing_checkout
+from tracekit.backends.protocols import BackendSetup, Facts, LocalGeometry
+from tracekit.backends.reconstruction.pose_encoding import cameras_of
+from tracekit.backends.weights import Published, get_weights, missing_weights, sha256_of
+from tracekit.backends.worker import Worker
+from tracekit.errors import BadDataError, UnavailableError
+from tracekit.geometry.cameras import scale_intrinsics
+
+
+class ForeignReconstruction:
+    """A ReconstructionBackend whose network answers in a process of its own, for all frames of a call at once.
+
+    Frames go there as they are, and are resized on the network's device to `grid_size` without cropping: what that distorts, a patch at
+    most, the intrinsics take back exactly. Depth stays on the network's grid. Lengths have a scale of their own in every call.
+    """
+
+    name: ClassVar[str]
+    facts: ClassVar[Facts]
+    stateless: ClassVar[bool] = True
+    metric = False
+    repository: ClassVar[Repository]
+    published: ClassVar[Published]
+    network: ClassVar[str]
+    """The file of `foreign/` that runs it."""
+
+    def __init__(self, setup: BackendSetup) -> None:
+        if reason := self.missing(setup):
+            raise UnavailableError(f"reconstruction backend {self.name} cannot run here: {reason}")
+        self.weights = get_weights(setup, self.published)
+        checkout = find_checkout(self.repository, setup)
+        assert checkout is not None  # nothing is missing
+        options = {"weights": str(self.weights), "device": setup.device}
+        self.worker = Worker(self.name, self.network, checkout, options, patience=setup.patience)
+
+    @classmethod
+    def missing(cls, setup: BackendSetup) -> str | None:
+        return missing_checkout(cls.repository, setup) or missing_weights(setup, cls.published)
+
+    @staticmethod
+    def grid_size(size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) that the network works on, for frames of `size` (width, height)."""
+        raise NotImplementedError
+
+    def weights_sha256(self) -> str:
+        return sha256_of(self.weights)
+
+    def close(self) -> None:
+        """End the process, and with it all memory that it holds."""
+        self.worker.close()
+
+    def reconstruct(self, frames: np.ndarray, frame_indices: np.ndarray, depth: np.ndarray | None) -> LocalGeometry:
+        """See `ReconstructionBackend`; `depth` is ignored. Depth is that of all pixels, 0 only where the network's own rule says so.
+
+        Raises BadDataError where it gives a frame no depth at all that is a number, WorkerMemoryError where the frames are too many.
+        """
+        size = (frames.shape[2], frames.shape[1])
+        grid = self.grid_size(size)
+        _, found = self.worker.call({"frames": frames}, size=list(grid))
+        world_from_camera, intrinsics = cameras_of(found["pose_encoding"], grid)
+        self._check_depth(found["depth"], (len(frames), grid[1], grid[0]), frame_indices)
+        return LocalGeometry(
+            intrinsics=np.stack([scale_intrinsics(each, grid, size) for each in intrinsics]),
+            world_from_camera=world_from_camera,
+            confidence=found["confidence"],
+            depth=found["depth"],
+        )
+
+    def _check_depth(self, depth: np.ndarray, shape: tuple[int, int, int], frame_indices: np.ndarray) -> None:
+        stage = f"reconstruct, backend {self.name}"
+        if depth.shape != shape:
+            raise BadDataError(f"{stage}: depth has the shape {depth.shape}, but should have {shape}")
+        known = [bool(np.isfinite(image).any()) for image in depth]
+        if not all(known):
+            number = len(known) - sum(known)
+            raise BadDataError(f"{stage}: at frame {frame_indices[known.index(False)]} no depth is finite ({number} frames of this pass)")
+
+
+def whole_patches(size: tuple[int, int], longest: int, patch: int) -> tuple[int, int]:
+    """(width, height) in whole patches with the longer side `longest`, as near to the shape of `size` as they come."""
+    scale = longest / max(size)
+    width, height = (max(1, round(side * scale / patch)) * patch for side in size)
+    return width, height
