@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tracekit.extract.caption import PRESETS, CaptionParameters, caption
+from tracekit.extract.caption import PRESETS, CaptionParameters, caption, passed_over
 from tracekit.stage import Stage, Work
 
 
@@ -12,6 +12,8 @@ def run(work: Work) -> None:
     if not work.parameters.task and (task := work.clip.task):
         work.parameters = dataclasses.replace(work.parameters, task=task)
     captioner = work.backend()
+    for owner, flags in passed_over(captioner.name, work.parameters).items():
+        work.report.note(f"not used: {', '.join(flags)} (for --captioner {owner}; this is {captioner.name})")
     frames = work.frames() if captioner.looks_at_frames else None
     work.put(caption(work.read_all(), frames, captioner, work.parameters, report=work.report))
 

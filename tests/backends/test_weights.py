@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tracekit.backends import registry
 from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.weights import Published, find_weights, get_weights, missing_weights, read_tensors, sha256_of
-from tracekit.errors import BadDataError, UnavailableError
+from tracekit.errors import BadDataError, UnavailableError, UsageError
+from tracekit.report import Report
 
 PUBLISHED = Published("owner/net", ("model.safetensors", "model.pt"))
 BESIDE = Published("owner/net", ("model.safetensors",), ("config.json",))
@@ -79,6 +81,30 @@ def test_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
     assert reason is not None and "HF_HUB_OFFLINE" in reason
     with pytest.raises(UnavailableError, match="HF_HUB_OFFLINE"):
         get_weights(BackendSetup(download=True), PUBLISHED)
+
+
+def test_a_folder_that_is_there_is_no_hub_id_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "net").mkdir(parents=True)
+    (tmp_path / "bare").mkdir()
+    both = Published("owner/net", ("model.safetensors", "model.pt"), ("config.json", "preprocessor_config.json"))
+    for name in ("bare", "owner/net", "./bare"):
+        setup = BackendSetup(weights=name, download=True)
+        assert f"the folder {name} has no config.json and no model.safetensors:" in str(missing_weights(setup, BESIDE))
+        with pytest.raises(UnavailableError, match=r"has no model\.safetensors or model\.pt:"):
+            get_weights(setup, PUBLISHED)
+    for name in ("config.json", "model.pt"):
+        (tmp_path / "bare" / name).touch()
+    reason = str(missing_weights(BackendSetup(weights="bare"), both))
+    assert reason.startswith("the folder bare has no preprocessor_config.json: ")
+
+
+@pytest.mark.parametrize("weights", ["", " ", "\t\n"])
+@pytest.mark.parametrize("kind, name", [("features", "dinov2"), ("captioning", "smolvlm"), ("reconstruction", "auto")])
+def test_weights_without_a_name_are_a_mistake(tmp_path, monkeypatch, weights, kind, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--weights is empty"):
+        registry.create(kind, name, BackendSetup(weights=weights), Report())
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

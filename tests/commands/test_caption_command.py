@@ -122,19 +122,22 @@ def test_interrupted_at_once_while_a_server_is_slow(server, source: Path, tmp_pa
     assert not (tmp_path / "out.h5").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_captions_by_a_network_that_makes_no_sense(source: Path, tmp_path: Path) -> None:
+def test_a_network_that_makes_no_sense_of_any_event_fails(source: Path, tmp_path: Path) -> None:
     from tiny_chat_models import image_text_model
 
     model = image_text_model(tmp_path / "model", "idefics3")
     output = tmp_path / "out.h5"
     options = ("--captioner", "smolvlm", "--weights", model, "--device", "cpu", "--answer-tokens", 64)
     done = tracekit("caption", source, "-o", output, *options)
+    assert done.returncode == 65 and b"all 3 events without a usable caption, the last because" in done.stderr, done.stderr.decode()
+    assert b"no caption for event 1 of 3" in done.stderr and not output.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_flags_of_a_captioner_that_is_not_used_are_told(server, source: Path, tmp_path: Path) -> None:
+    options = ("--captioner", "template", "--api-url", server.url, "--api-model", "sees")
+    done = tracekit("caption", source, "-o", tmp_path / "out.h5", *options)
     assert done.returncode == 0, done.stderr.decode()
-    with open_records(output, EPISODE) as file:
-        captions, step = file.read("captions"), file.steps()[-1]
-    assert captions.event_ok.tolist() == [0, 0, 0] and not any(captions.event_text) and captions.episode_text == "slide the block"
-    assert step.counts["events without a usable caption"] == 3 and len(step.weights_sha256) == 64
-    assert b"no caption for event 3 of 3" in done.stderr
+    assert b"not used: --api-url, --api-model (for --captioner api; this is template)" in done.stderr and not server.asked
 
 
 def test_a_captioner_whose_weights_are_not_here(source: Path, tmp_path: Path) -> None:

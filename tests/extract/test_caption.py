@@ -5,7 +5,8 @@ import pytest
 
 from tracekit.backends.protocols import EventCaption
 from tracekit.errors import BadDataError, ConfigurationError
-from tracekit.extract.caption import CaptionParameters, caption, clean
+from tracekit.extract.caption import OF_ONE_CAPTIONER, CaptionParameters, caption, clean, passed_over
+from tracekit.parameters import rules
 from tracekit.records import Clip, Episode, Events
 from tracekit.report import Report
 
@@ -95,9 +96,23 @@ def test_failed_event_is_retried_counted_named_and_never_invented():
 
 
 def test_all_failed():
-    captions, report = run(Scripted([ValueError("no")] * 3), 3)
-    assert not captions.event_ok.any() and captions.episode_text == "" and len(captions.summary_text) == 0
-    assert report.counts["events without a usable caption"] == 3 and len(report.notes) == 3
+    for num_events, which in ((3, "all 3 events"), (1, "the one event")):
+        with pytest.raises(BadDataError, match=f"{which} without a usable caption, the last because no{num_events - 1}"):
+            run(Scripted([ValueError(f"no{number}") for number in range(num_events)]), num_events)
+
+
+def test_flags_of_another_captioner_are_known():
+    ours = CaptionParameters(api_model="m", api_url="http://x/v1", caption_cache="none", task="lift", merge_model="owner/text")
+    of_api, of_smolvlm = {"api": ["--api-url", "--api-model", "--caption-cache"]}, {"smolvlm": ["--merge-model"]}
+    assert passed_over("template", ours) == {**of_smolvlm, **of_api}
+    assert passed_over("smolvlm", ours) == of_api and passed_over("api", ours) == of_smolvlm
+    assert passed_over("of-another-package", ours) == {} and passed_over("template", CaptionParameters(task="lift")) == {}
+
+
+def test_every_parameter_that_names_its_captioner_is_listed():
+    named = {name: rule.help.partition(": ")[0] for name, rule in rules(CaptionParameters).items() if ": " in rule.help}
+    listed = {name: owner for owner, names in OF_ONE_CAPTIONER.items() for name in names}
+    assert listed == {name: owner for name, owner in named.items() if owner in OF_ONE_CAPTIONER}
 
 
 def test_empty_answer_is_a_failure():

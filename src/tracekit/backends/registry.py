@@ -74,6 +74,8 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
     `auto` takes the best one that can run on this machine (of `candidates`, when given) and says which, and what
     `--preset paper` would take. One asked for by name is used, or UnavailableError says how to get it.
     """
+    if setup.weights is not None and not setup.weights.strip():
+        raise UsageError("--weights is empty", hint="give a file, a folder or the id of a hub repository, or leave it out")
     if name != "auto":
         backend = load(kind, name)
         if reason := backend.missing(setup):

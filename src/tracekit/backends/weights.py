@@ -44,8 +44,11 @@ def missing_weights(setup: BackendSetup, published: Published) -> str | None:
     if find_weights(setup, published) is not None:
         return None
     repository = _repository(setup, published)
+    needed = " and ".join((*published.beside, published.files[0]))
+    if setup.weights is not None and (folder := Path(setup.weights).expanduser()).is_dir():  # whatever hub ids look like
+        return f"the folder {setup.weights} has no {_lacking(folder, published)}: its weights are {needed}"
     if setup.weights is not None and is_path(setup.weights):
-        return f"there are no weights at {setup.weights}: give a file, or a folder with {' and '.join((*published.beside, published.files[0]))}"
+        return f"there are no weights at {setup.weights}: give a file, or a folder with {needed}"
     if not setup.download:
         return (
             f"its weights ({repository}) are not on this machine: "
@@ -120,6 +123,14 @@ def is_offline() -> bool:
 
 def _repository(setup: BackendSetup, published: Published) -> str:
     return setup.weights if setup.weights is not None and not is_path(setup.weights) else published.repository
+
+
+def _lacking(folder: Path, published: Published) -> str:
+    """The files that a folder lacks to hold these weights."""
+    lacking = [name for name in published.beside if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in published.files):
+        lacking.append(" or ".join(published.files))
+    return " and no ".join(lacking)
 
 
 def _file_in(folder: Path, published: Published) -> Path | None:

@@ -66,16 +66,37 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
+OF_ONE_CAPTIONER = {
+    "smolvlm": ("merge_model",),
+    "api": ("api_url", "api_model", "api_merge_model", "api_parallel", "api_timeout", "api_tries", "caption_cache"),
+    "template": (),
+}
+"""Parameters that one of our own captioners alone looks at; which those of other packages look at is not known."""
+
+
+def passed_over(captioner: str, parameters: CaptionParameters) -> dict[str, list[str]]:
+    """Flags that have another value than the default, and that this captioner does not look at, by the captioner that would."""
+    if captioner not in OF_ONE_CAPTIONER:
+        return {}
+    default = CaptionParameters()
+    given = {
+        owner: ["--" + name.replace("_", "-") for name in names if getattr(parameters, name) != getattr(default, name)]
+        for owner, names in OF_ONE_CAPTIONER.items()
+        if owner != captioner
+    }
+    return {owner: flags for owner, flags in given.items() if flags}
+
+
 def caption(
     episode: Episode, frames: Frames | None, captioner: CaptioningBackend, parameters: CaptionParameters, *, report: Report
 ) -> Captions:
     """Captions of all events of the episode, and summaries over sliding windows of adjacent events.
 
-    An event whose answer stays unusable has `event_ok` 0 and empty texts, and a note names it. A summary merges the usable
+    An event whose answer stays unusable has `event_ok` 0 and empty texts, and a note names it; none usable at all is an error. A summary merges the usable
     captions in its window and needs at least two; its level counts all events that its frames cover. Windows that cover
     the same frames count once. `episode_text` is the task where one is given, else the summary over all events, else "".
 
-    Raises BadDataError when the episode has no events, ConfigurationError for windows that are none.
+    Raises BadDataError when the episode has no events, or no event a usable answer; ConfigurationError for windows that are none.
     """
     widths = _window_widths(parameters.windows)
     events = episode.events
@@ -92,8 +113,14 @@ def caption(
         f"no caption for event {index} of {len(starts)} (frames {start} to {stop - 1})"
         for index, (start, stop) in enumerate(zip(starts, stops, strict=True), 1)
     ]
-    captions = _answers(asks, failures, parameters.attempts, at_once, report, "events")
+    captions, reason = _answers(asks, failures, parameters.attempts, at_once, report, "events")
     report.count("events without a usable caption", sum(answer is None for answer in captions))
+    if captions and all(answer is None for answer in captions):  # who starts a thousand of these must not take it for success
+        which = f"all {len(captions)} events" if len(captions) > 1 else "the one event"
+        raise BadDataError(
+            f"{which} without a usable caption, the last because {reason}",
+            hint="nothing was written: take another --captioner or model, or more --attempts",
+        )
 
     texts = {
         (first, end): [answer.text for answer in captions[first:end] if answer is not None] for first, end in _windows(len(starts), widths)
@@ -101,7 +128,7 @@ def caption(
     windows = [window for window, of_window in texts.items() if len(of_window) >= 2]
     merges = [partial(_merge, captioner, texts[window], parameters) for window in windows]
     failures = [f"no summary of events {first + 1} to {end}" for first, end in windows]
-    merged = _answers(merges, failures, parameters.attempts, at_once, report, "summaries")
+    merged, _ = _answers(merges, failures, parameters.attempts, at_once, report, "summaries")
     report.count("summaries without a usable text", sum(text is None for text in merged))
     summaries = [
         (starts[first], stops[end - 1], end - first, text) for (first, end), text in zip(windows, merged, strict=True) if text is not None
@@ -160,16 +187,21 @@ def _merge(captioner: CaptioningBackend, texts: list[str], parameters: CaptionPa
 
 def _answers(
     asks: Sequence[Callable[[], Answer]], failures: Sequence[str], attempts: int, at_once: int, report: Report, unit: str
-) -> list[Answer | None]:
-    """The first usable answer to each question; None, with a note of its failure and why, when there is none in so many attempts."""
+) -> tuple[list[Answer | None], str]:
+    """The first usable answer to each question; None, with a note of its failure and why, when there is none in so many attempts.
+
+    Also why the last of those failed, "" when none did.
+    """
     answers: list[Answer | None] = []
+    last_reason = ""
     outcomes = in_order([partial(_until_usable, ask, attempts) for ask in asks], at_once)
     for failure, (answer, reason) in zip(failures, outcomes, strict=True):
         if answer is None:
             report.note(f"{failure}: {reason}")
+            last_reason = reason
         answers.append(answer)
         report.progress(len(answers), len(asks), unit)
-    return answers
+    return answers, last_reason
 
 
 def _until_usable(ask: Callable[[], Answer], attempts: int) -> tuple[Answer | None, str]:

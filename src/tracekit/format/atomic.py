@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,9 +93,17 @@ def _errno_in_message(message: str) -> int:
     return int(digits) if found and digits.isdigit() else 0
 
 
+def temporary_name(target: Path) -> Path:
+    """A hidden name beside `target` that nobody else has: no other thread, and no process of the same number on another machine.
+
+    A name is never used again: once its file has been renamed, whoever cleans up after it must not meet the next writer's.
+    """
+    return target.parent / f".{target.name[:180]}.{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}"
+
+
 def _create_sibling(target: Path) -> tuple[Path, int]:
-    for attempt in range(100):
-        temporary = target.parent / f".{target.name[:180]}.{os.getpid()}-{attempt}{_SUFFIX}"
+    for _ in range(100):
+        temporary = temporary_name(target)
         try:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tracekit.errors import CannotCreateError
-from tracekit.format.atomic import is_storage_failure, storage_error
+from tracekit.format.atomic import is_storage_failure, storage_error, temporary_name
 
 _SUFFIX = ".tracekit-part"
 _SWEEP_WITHOUT_LOCKS_AFTER_SECONDS = 24 * 3600
@@ -89,7 +89,7 @@ def _swap(temporary: Path, target: Path) -> None:
         failed = renameat2(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE) != 0
     if not failed:
         return
-    old = target.parent / f".{target.name[:180]}.{os.getpid()}-old{_SUFFIX}"
+    old = temporary_name(target)
     os.rename(target, old)
     try:
         _publish(temporary, target)
@@ -101,7 +101,7 @@ def _swap(temporary: Path, target: Path) -> None:
 
 def remove_folder(target: Path) -> None:
     """Take a folder away. Its name is gone at once, so that nobody meets it half removed."""
-    temporary = target.parent / f".{target.name}.{os.getpid()}-old{_SUFFIX}"
+    temporary = temporary_name(target)
     with contextlib.suppress(FileNotFoundError):
         os.rename(target, temporary)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -147,8 +147,8 @@ def sync(path: Path) -> None:
 
 
 def _create_sibling(target: Path) -> tuple[Path, int]:
-    for attempt in range(100):
-        temporary = target.parent / f".{target.name[:180]}.{os.getpid()}-{attempt}{_SUFFIX}"
+    for _ in range(100):
+        temporary = temporary_name(target)
         try:
             temporary.mkdir()
             descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from misbehaving_server import MisbehavingServer, Reply, complains, event_answer
 
 from tracekit.backends import registry
 from tracekit.backends.captioning import chat_server
+from tracekit.backends.captioning.answer_cache import AnswerCache
 from tracekit.backends.captioning.api_captions import ApiCaptions
 from tracekit.backends.captioning.chat_server import ChatServer, check_url, is_local
 from tracekit.backends.protocols import BackendSetup, EventRequest
 from tracekit.errors import CannotCreateError, ResumableError, UnavailableError, UsageError
 from tracekit.extract.caption import CaptionParameters, caption
+from tracekit.extract.several_at_once import in_order
 from tracekit.report import Report
 
 KEY = "sk-very-secret-0123456789"
@@ -401,6 +404,51 @@ def test_an_answer_of_another_form_in_the_cache_is_asked_anew(server: Misbehavin
     assert ours.describe(event(episode)).text.startswith("text of brightness") and len(server.asked) == 2
 
 
+def test_equal_questions_of_several_threads_are_asked_once(server: MisbehavingServer, episode) -> None:
+    ours = captioner(server, api_parallel=8)
+
+    def slow(asked):
+        time.sleep(0.05)
+        return OK
+
+    server.otherwise = slow
+    assert list(in_order([lambda: ours.describe(event(episode)).text] * 8, 8)) == ["text of x"] * 8 and len(server.asked) == 1
+
+
+def test_a_thread_that_waited_for_an_equal_question_asks_nothing_once_closed(server: MisbehavingServer, episode) -> None:
+    ours = captioner(server)
+
+    def refused(asked):
+        time.sleep(0.2)
+        ours.close()
+        return complains(401, "no")
+
+    server.otherwise = refused
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            ours.describe(event(episode))
+        except UnavailableError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 3 and len(server.asked) == 1
+
+
+def test_several_threads_keep_the_same_answer(tmp_path) -> None:
+    caches = [AnswerCache(str(tmp_path)) for _ in range(2)]
+    for number in range(60):
+        pieces = [partial(cache.put, f"{number:064x}", f"answer {number}") for cache in caches for _ in range(4)]
+        list(in_order(pieces, 8))
+        assert caches[0].get(f"{number:064x}") == f"answer {number}"
+    assert not list(tmp_path.rglob(".*")), "nothing is left behind"
+
+
 def test_the_cache_is_where_the_user_keeps_caches(server: MisbehavingServer, episode, tmp_path) -> None:
     captioner(server).describe(event(episode))
     assert len(list((tmp_path / "cache" / "tracekit" / "captions").rglob("*.json"))) == 1
@@ -500,6 +548,8 @@ def test_missing_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--api-model" in str(ApiCaptions.missing(BackendSetup())) and ApiCaptions.missing(setup(**openai)) is None
     monkeypatch.delenv("TRACEKIT_API_KEY")
     assert "set TRACEKIT_API_KEY, or OPENAI_API_KEY" in str(ApiCaptions.missing(setup(**openai)))
+    reason = str(ApiCaptions.missing(setup()))
+    assert "--api-model" in reason and "TRACEKIT_API_KEY" in reason, "all that is missing, at once"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert ApiCaptions.missing(setup(**openai)) is None
     reason = str(ApiCaptions.missing(setup(**other)))

@@ -277,7 +277,7 @@ def test_weights_that_are_cut_short_or_hold_code_are_refused_by_their_name(kind,
     for content in (path.read_bytes(), whole[:-1000]):
         path.write_bytes(content)
         backend = kind(BackendSetup(weights=str(path), repo=str(DOUBLES / CHECKOUTS[kind])))
-        with pytest.raises(BadDataError, match=r"weights.pt: not a file of weights alone, or damaged"):
+        with pytest.raises(BadDataError, match=r"weights.pt: not a file of weights"):
             backend.reconstruct(scene.frames([0]), np.arange(1), None)
     assert not mark.exists()
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -64,6 +64,7 @@ class ApiCaptions:
         self._seed = setup.seed
         self._form = _Form()
         self._unusable: Counter[str] = Counter()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -74,17 +75,18 @@ class ApiCaptions:
         check_url(parameters.api_url)
         if setup.weights is not None:
             return "it has no --weights: name a model of the server by --api-model"
+        reasons = []
         if not parameters.api_model:
-            return f"say which model of {parameters.api_url} is to see the events, by --api-model"
+            reasons.append("give --api-model the name of a model of the server")
         key = _key_for(parameters.api_url)
         if key is None and not is_local(parameters.api_url):
             other = f", or {OPENAI_KEY}" if urlsplit(parameters.api_url).hostname == _OPENAI else ""
-            return (
-                f"there is no key for {parameters.api_url}: set {KEY}{other} in the environment (to nothing, where the server needs none)"
+            reasons.append(
+                f"set {KEY}{other} in the environment to your key for {parameters.api_url} (to nothing if the server needs no key)"
             )
         if key and not all(33 <= ord(character) <= 126 for character in key):
-            return f"the key in {KEY} or {OPENAI_KEY} has characters that no key has"
-        return None
+            reasons.append(f"the key in {KEY} or {OPENAI_KEY} has characters that no key has")
+        return "; ".join(reasons) or None
 
     def weights_sha256(self) -> str:
         return ""
@@ -111,12 +113,20 @@ class ApiCaptions:
         content = self._first_request(question, model)
         # What is asked first, whatever the server makes us change: an answer that came later is the answer to this, too.
         digest = hashlib.sha256(json.dumps([self.server.url, content], sort_keys=True).encode()).hexdigest()
+        with self._lock:
+            turn = self._turns[digest]
+        with turn:  # who asks the same at the same time finds the answer in the cache
+            return self._ask_or_remember(digest, content, read)
+
+    def _ask_or_remember(self, digest: str, content: dict[str, Any], read: Callable[[str], Answer]) -> Answer:
         if (kept := self.cache.get(digest)) is not None:
             try:
                 return read(kept)
             except ValueError:
                 pass  # kept by an older version, or damaged
         with self._lock:
+            if self._closed:
+                raise UnavailableError("the captioner is closed")
             attempt = self._unusable[digest]
         if attempt:
             content |= {"temperature": RETRY_TEMPERATURE, "seed": self._seed + attempt}

@@ -13,6 +13,7 @@ from tracekit.backends.captioning.caption_prompts import Question
 from tracekit.backends.memory import free_memory, is_out_of_memory
 from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_other_weights, silent_transformers
 from tracekit.errors import BadDataError, StorageError, UnavailableError
+from tracekit.extract.caption import clean
 
 RETRY_TEMPERATURE = 0.7
 
@@ -56,7 +57,7 @@ class ChatNetwork:
             reason = str(error)
         free_memory()
         raise StorageError(
-            f"{self.folder.name}: out of memory on {self.device}: {reason[:200]}",
+            f"{self.folder.name}: out of memory on {self.device}: {clean(reason, 200)}",
             hint="take a smaller --picture-size, another model with --weights, or --device cpu",
         )
 
@@ -72,14 +73,15 @@ class ChatNetwork:
             model, told = kind.from_pretrained(self.folder, dtype=dtype, **STRICTLY)
             model = model.eval().to(self.device)
         except ImportError as error:
-            raise UnavailableError(f"{self.folder}: {' '.join(str(error).split())[:300]}", hint="install what is named") from error
+            raise UnavailableError(f"{self.folder}: {clean(str(error), 300)}", hint="install what is named") from error
         except Exception as error:
             if is_out_of_memory(error):
                 raise StorageError(
                     f"{self.folder}: out of memory on {self.device}", hint="take smaller --weights, or --device cpu"
                 ) from error
             what = "an image-text model" if self.sees else "a text model"
-            reason = " ".join(str(error).split())[:300]
+            # What it does not recognise transformers tells with the list of all that it does.
+            reason = "it is another kind of network" if str(error).startswith("Unrecognized") else clean(str(error), 200)
             raise BadDataError(f"{self.folder}: not readable as {what} of transformers: {reason}") from error
         refuse_other_weights(told, self.folder)
         return processor, model

@@ -65,7 +65,7 @@ class SmolVLM:
             if importlib.util.find_spec(package) is None:
                 return f"the package {package} is not installed: pip install {package}"
         if reason := missing_model(setup.weights or DEFAULT, download=setup.download, flag="--weights"):
-            return reason
+            return f"{reason}; {_NUM2WORDS}" if setup.weights is None and _lacks_num2words() else reason
         merger = setup.parameters.merge_model if setup.parameters is not None else ""
         if merger and (reason := missing_model(merger, download=setup.download, flag="--merge-model")):
             return reason
@@ -119,6 +119,11 @@ def _lacks_package(folder: Path) -> str | None:
         model_type = read_json_object(folder / CONFIG).get("model_type")
     except BadDataError as error:
         return str(error)
-    if model_type == "smolvlm" and importlib.util.find_spec("num2words") is None:
-        return "transformers needs the package num2words for SmolVLM: pip install num2words"
-    return None
+    return _NUM2WORDS if model_type == "smolvlm" and _lacks_num2words() else None
+
+
+_NUM2WORDS = "transformers needs the package num2words for SmolVLM: pip install num2words"
+
+
+def _lacks_num2words() -> bool:
+    return importlib.util.find_spec("num2words") is None
