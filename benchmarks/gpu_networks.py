@@ -49,7 +49,11 @@ for name, value in model.state_dict().items():  # left uninitialised, for weight
     if name.endswith((".bias_mask", ".gamma")):
         value.fill_(0.0 if name.endswith("mask") else 0.01)
 """
-FRONT = "model = half('vggt4track_network').whole(torch.device('cuda'))"
+FRONT = """
+ours = half('vggt4track_network')
+sys.modules['tracekit_foreign_stand_ins'].stand_in_for(ours.NEVER_NEEDED)
+model = ours.whole(torch.device('cuda'))
+"""
 COTRACKER = """
 from cotracker.predictor import CoTrackerPredictor
 model = CoTrackerPredictor(checkpoint=None, offline=True, window_len=60).model
@@ -205,7 +209,11 @@ def depth(folder: Path) -> Iterator[dict]:
     small, pro = folder / "small", folder / "pro"
     DepthAnythingForDepthEstimation(DepthAnythingConfig(depth_estimation_type="metric", max_depth=20)).save_pretrained(small)
     DPTImageProcessor(size={"height": 518, "width": 518}, keep_aspect_ratio=True, ensure_multiple_of=14).save_pretrained(small)
-    DepthProForDepthEstimation(DepthProConfig(use_fov_model=True)).save_pretrained(pro)
+    network = DepthProForDepthEstimation(DepthProConfig(use_fov_model=True))
+    head = network.fov_model.head.layers[-1]
+    head.weight.data.zero_()
+    head.bias.data.fill_(60.0)  # degrees: what is random may be no angle of view
+    network.save_pretrained(pro)
     DepthProImageProcessor().save_pretrained(pro)
     for kind, weights, count in ((DepthAnything, small, CHUNK), (DepthPro, pro, 20)):
         for camera in ("static", "odometry"):
