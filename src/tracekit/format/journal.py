@@ -104,12 +104,16 @@ class Journal:
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
-            if kind is None:
-                self._clear()
-            elif issubclass(kind, Exception) and not issubclass(kind, (OSError, StorageError, ResumableError)) and self._last is not None:
+            if (
+                kind is not None
+                and issubclass(kind, Exception)
+                and not issubclass(kind, (OSError, StorageError, ResumableError))
+                and self._last is not None
+            ):
                 self._last.unlink(missing_ok=True)  # it may be this answer that the stage cannot accept
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()  # when there is nothing in it
+            if kind is None or not any(self.folder.glob("*.npz")):
+                self._clear()
+                self.folder.rmdir()
         self._release()
 
     def _path(self, number: int) -> Path:
