@@ -127,6 +127,7 @@ def test_weights_must_fit_in_name_and_shape():
         (Network(), {"layer.weight": STATE["layer.weight"]}, "1 missing (layer.bias)"),
         (Network(), {**STATE, "head.weight": torch.zeros(1)}, "1 without a place (head.weight)"),
         (Network(), {"\x1b[2J": torch.zeros(1)}, r"2 missing (layer.weight, layer.bias); 1 without a place ('\x1b[2J')"),
+        (Network(), {**STATE, "layer.bias": 3}, "1 of another shape (layer.bias (), not (2,))"),
         (Network(4), STATE, "1 of another shape (layer.weight (2, 3), not (2, 4))"),
         (Network(), {**STATE, **many}, f"50 without a place (other0.{'x' * 93}, other1.{'x' * 93}, ...)"),
     ):

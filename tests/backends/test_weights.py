@@ -90,13 +90,14 @@ def test_a_folder_that_is_there_is_no_hub_id_whatever_its_name(tmp_path, monkeyp
     both = Published("owner/net", ("model.safetensors", "model.pt"), ("config.json", "preprocessor_config.json"))
     for name in ("bare", "owner/net", "./bare"):
         setup = BackendSetup(weights=name, download=True)
-        assert f"the folder {name} has no config.json and no model.safetensors:" in str(missing_weights(setup, BESIDE))
-        with pytest.raises(UnavailableError, match=r"has no model\.safetensors or model\.pt:"):
+        assert f"the folder {name} lacks config.json and model.safetensors; it must hold" in str(missing_weights(setup, BESIDE))
+        with pytest.raises(UnavailableError, match=r"lacks model\.safetensors; it must hold model\.safetensors$"):
             get_weights(setup, PUBLISHED)
     for name in ("config.json", "model.pt"):
         (tmp_path / "bare" / name).touch()
     reason = str(missing_weights(BackendSetup(weights="bare"), both))
-    assert reason.startswith("the folder bare has no preprocessor_config.json: ")
+    needed = "config.json, preprocessor_config.json and model.safetensors"
+    assert reason == f"the folder bare lacks preprocessor_config.json; it must hold {needed}"
 
 
 @pytest.mark.parametrize("weights", ["", " ", "\t\n"])

@@ -44,9 +44,9 @@ def missing_weights(setup: BackendSetup, published: Published) -> str | None:
     if find_weights(setup, published) is not None:
         return None
     repository = _repository(setup, published)
-    needed = " and ".join((*published.beside, published.files[0]))
+    needed = _listed([*published.beside, published.files[0]])
     if setup.weights is not None and (folder := Path(setup.weights).expanduser()).is_dir():  # whatever hub ids look like
-        return f"the folder {setup.weights} has no {_lacking(folder, published)}: its weights are {needed}"
+        return f"the folder {setup.weights} lacks {_listed(_lacking(folder, published))}; it must hold {needed}"
     if setup.weights is not None and is_path(setup.weights):
         return f"there are no weights at {setup.weights}: give a file, or a folder with {needed}"
     if not setup.download:
@@ -125,12 +125,17 @@ def _repository(setup: BackendSetup, published: Published) -> str:
     return setup.weights if setup.weights is not None and not is_path(setup.weights) else published.repository
 
 
-def _lacking(folder: Path, published: Published) -> str:
+def _lacking(folder: Path, published: Published) -> list[str]:
     """The files that a folder lacks to hold these weights."""
     lacking = [name for name in published.beside if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in published.files):
-        lacking.append(" or ".join(published.files))
-    return " and no ".join(lacking)
+        lacking.append(published.files[0])
+    return lacking
+
+
+def _listed(names: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
 
 
 def _file_in(folder: Path, published: Published) -> Path | None:

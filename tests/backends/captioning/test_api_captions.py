@@ -547,7 +547,7 @@ def test_missing_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     openai, other = {"api_model": "m"}, {"api_model": "m", "api_url": "https://models.example.com/v1"}
     assert "--api-model" in str(ApiCaptions.missing(BackendSetup())) and ApiCaptions.missing(setup(**openai)) is None
     monkeypatch.delenv("TRACEKIT_API_KEY")
-    assert "set TRACEKIT_API_KEY, or OPENAI_API_KEY" in str(ApiCaptions.missing(setup(**openai)))
+    assert "set TRACEKIT_API_KEY or OPENAI_API_KEY" in str(ApiCaptions.missing(setup(**openai)))
     reason = str(ApiCaptions.missing(setup()))
     assert "--api-model" in reason and "TRACEKIT_API_KEY" in reason, "all that is missing, at once"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -286,7 +286,7 @@ def test_weights_that_are_cut_short_or_hold_code_are_refused_by_their_name(kind,
 def test_what_is_missing_is_said_without_importing_torch(kind, tmp_path, monkeypatch):
     program = f"""
 import sys
-from tracekit.backends.{kind.__module__.rpartition(".")[2]} import {kind.__name__} as kind
+from {kind.__module__} import {kind.__name__} as kind
 from tracekit.backends.protocols import BackendSetup
 for setup in (BackendSetup(), BackendSetup(repo={str(DOUBLES / CHECKOUTS[kind])!r}), BackendSetup(repo="/nowhere")):
     print(kind.missing(setup))

@@ -80,7 +80,7 @@ class ApiCaptions:
             reasons.append("give --api-model the name of a model of the server")
         key = _key_for(parameters.api_url)
         if key is None and not is_local(parameters.api_url):
-            other = f", or {OPENAI_KEY}" if urlsplit(parameters.api_url).hostname == _OPENAI else ""
+            other = f" or {OPENAI_KEY}" if urlsplit(parameters.api_url).hostname == _OPENAI else ""
             reasons.append(
                 f"set {KEY}{other} in the environment to your key for {parameters.api_url} (to nothing if the server needs no key)"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracekit.backends.features import transformers_dinov2
+from tracekit.backends.foreign.safe_weights import differences
 from tracekit.backends.weights import read_tensors
 from tracekit.errors import BadDataError
 from tracekit.format.json_file import read_json_object
@@ -100,7 +101,7 @@ def _load(model: Any, state: dict[str, Any], weights: Path, architecture: str) -
             state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:400]
+        reason = differences(model.state_dict(), state)
         raise BadDataError(f"{weights}: these are not the weights of {architecture}: {reason}") from error
 
 

@@ -89,13 +89,13 @@ def load_state(model: Any, state: dict[str, Any], path: str | Path) -> None:
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError) as error:
         raise ValueError(
-            f"{path}: these are not the weights of {type(model).__name__}: {_differences(model.state_dict(), state)}"
+            f"{path}: these are not the weights of {type(model).__name__}: {differences(model.state_dict(), state)}"
         ) from error
 
 
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     """How many weights are missing, of another shape or unknown, and the first two of each."""
-    shapes = {name: (tuple(found[name].shape), tuple(wanted[name].shape)) for name in wanted if name in found}
+    shapes = {name: (tuple(getattr(found[name], "shape", ())), tuple(wanted[name].shape)) for name in wanted if name in found}
     faults = (
         ("missing", [_shown(name) for name in wanted if name not in found]),
         ("of another shape", [f"{_shown(name)} {has}, not {needs}" for name, (has, needs) in shapes.items() if has != needs]),
