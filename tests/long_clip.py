@@ -28,7 +28,7 @@ WALL = 3.0
 CELL = 8
 """Side of a patch, pixels."""
 MARGIN = 10
-"""A point this far outside the image is lost."""
+"""A point at rest that is this far outside the image is lost. One that moves is not: where it was last would not be where it is."""
 
 
 def true_cameras(frames: np.ndarray) -> np.ndarray:
@@ -57,6 +57,11 @@ def true_paths(places: np.ndarray, born: np.ndarray, frames: np.ndarray) -> np.n
     paths = np.repeat(places[None], len(frames), axis=0)
     paths[..., 0] += moves * (slide(frames)[:, None] - slide(born)[None])
     return paths
+
+
+def is_lost(places: np.ndarray, outside: np.ndarray, slack: float = 0.0) -> np.ndarray:
+    """Which points at `places` (Q, 3) are not known where they are `outside` (n, Q) of the image by so many pixels."""
+    return (outside > MARGIN + slack) & (places[:, 1] <= 0)
 
 
 def distance_outside(paths: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -212,7 +217,7 @@ class LongTracker(_Called):
         paths = true_paths(places, number[query_frames], number)
         outside = distance_outside(paths, poses)
         xyz = scale * paths @ rotation.T + shift
-        xyz[outside > MARGIN] = np.nan
+        xyz[is_lost(places, outside)] = np.nan
         return xyz.astype(np.float32), outside <= 0
 
 

@@ -131,10 +131,12 @@ def test_killed_at_any_moment_again_and_again(tmp_path: Path, sources: dict[str,
         process.communicate()
         code = process.returncode
         assert code in (0, -signal.SIGKILL)
+        if (place.folder / OUTPUT).exists():  # perhaps it was killed right after
+            break
     calls = place.calls()
     assert num_kills >= 2 and set(calls) == set(all_calls)
     assert len(calls) <= len(all_calls) + num_kills, "of each run that was killed, one call at most was in vain"
-    assert place.result() == expected
+    assert hashlib.sha256((place.folder / OUTPUT).read_bytes()).hexdigest() == expected
 
 
 def test_damaged_answers_are_computed_again(tmp_path: Path, sources: dict[str, Path], place: Place) -> None:
