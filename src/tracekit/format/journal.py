@@ -48,9 +48,7 @@ class Journal:
         text = json.dumps(key, sort_keys=True)
         try:
             self.folder.mkdir(exist_ok=True)
-            if self.folder.is_symlink():
-                raise OSError(0, "it is a link")
-            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             if not _locked(self._lock):
                 self._release()
                 self._say(f"another process keeps its progress in {self.folder}: that of this one is not kept")
@@ -145,9 +143,10 @@ class Journal:
 
     def _give_up(self, error: OSError) -> None:
         """The output needs the space more."""
-        with contextlib.suppress(OSError):
-            self._clear()
-            self.folder.rmdir()
+        if self._lock is not None:  # else the folder is none of ours
+            with contextlib.suppress(OSError):
+                self._clear()
+                self.folder.rmdir()
         self._release()
         self._say(
             f"the progress of this run is no longer kept in {self.folder}: {error.strerror or error}; a run that is killed begins anew"
