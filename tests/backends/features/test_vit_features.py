@@ -260,6 +260,35 @@ def test_a_bare_file_of_dinov3_says_by_its_shapes_what_it_is(tmp_path, architect
     assert DinoV3(BackendSetup(weights=str(tmp_path / "weights.safetensors"))).grid(100, 100) == (32, 32)
 
 
+@pytest.mark.parametrize("backend, other", [(DinoV2, "dinov3"), (DinoV3, "dinov2")])
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
+def test_a_bare_file_of_the_other_family_is_refused_and_told_who_takes_it(tmp_path, backend, other, file):
+    import torch
+    from safetensors.torch import save_file
+
+    architecture = "vit_small_patch16_dinov3" if other == "dinov3" else "vit_small_patch14_dinov2"
+    state = small_network(architecture, {"depth": 1}, num_classes=0).state_dict()
+    (save_file if file.endswith("safetensors") else torch.save)(state, tmp_path / file)
+    with pytest.raises(BadDataError, match=f"{file}: its tensors are those of a {other}") as refusal:
+        backend(BackendSetup(weights=str(tmp_path / file)))
+    assert f"--features {other}" in refusal.value.hint
+
+
+@pytest.mark.parametrize("lack", ["layers are not scaled", "patches of 16 px"])
+def test_a_bare_file_of_the_same_width_is_not_taken_for_a_dinov2(tmp_path, lack):
+    """timm resamples patches of another size in silence."""
+    import torch
+
+    state = small_network("vit_small_patch14_dinov2", {"depth": 1}, num_classes=0).state_dict()
+    if lack == "patches of 16 px":
+        state["patch_embed.proj.weight"] = torch.zeros(384, 3, 16, 16)
+    else:
+        state = {name: value for name, value in state.items() if not name.endswith("gamma")}
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(BadDataError, match="neither the weights of a DINOv2 nor of a DINOv3"):
+        DinoV2(BackendSetup(weights=str(tmp_path / "weights.pth")))
+
+
 def test_each_kind_takes_its_own_weights_only(tmp_path):
     v3 = write(tmp_path / "v3", small_network("vit_small_patch16_dinov3", SMALL, num_classes=0), "vit_small_patch16_dinov3", SMALL)
     assert "--features timm" in DinoV2.missing(BackendSetup(weights=v3))

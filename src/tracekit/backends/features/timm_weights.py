@@ -41,16 +41,20 @@ def architecture_in(weights: Path) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def load_timm(weights: Path) -> Any:
+def load_timm(weights: Path, family: str = "") -> Any:
     """The network, ready to run, its `pretrained_cfg` saying what pictures it expects ("mean" and "std" of pixels in [0, 1]).
 
-    Raises BadDataError when the file is damaged, is that of another network, or when the network is no plain vision transformer.
+    The name of a bare file's architecture, which its tensors tell, must contain `family`. Raises BadDataError when the file is damaged, is
+    that of another network, or when the network is no plain vision transformer.
     """
     config = configuration(weights)
     state = read_tensors(weights)
     arguments: dict[str, Any] = {}
     if config is None:
         architecture = _architecture_of(state, weights)
+        if family not in architecture:
+            own = architecture.rpartition("_")[2]
+            raise BadDataError(f"{weights}: its tensors are those of a {own}, not of a {family}", hint=f"--features {own} takes it")
     else:
         architecture, arguments = _read_config(config, weights.parent / "config.json")
     if config is not None and "architecture" not in config:
@@ -144,12 +148,17 @@ def _pictures(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _architecture_of(state: dict[str, Any], weights: Path) -> str:
-    """Of a bare file, by its tensors: DINOv2 has a learned embedding of positions, DINOv3 has none."""
+    """Of a bare file, by its tensors. Both scale what their layers add; DINOv2 has patches of 14 px and a learned embedding of positions,
+    DINOv3 patches of 16 px and registers, its positions being rotary."""
     width = state["cls_token"].shape[-1] if "cls_token" in state else None
     registers = {"reg_token", "register_tokens", "storage_tokens"} & set(state)
-    if "pos_embed" in state and width in DINOV2:
+    patch = tuple(state["patch_embed.proj.weight"].shape[2:]) if "patch_embed.proj.weight" in state else None
+    # timm would resample patches of another size, and other networks have the same widths.
+    if not any(name.endswith((".ls1.gamma", ".gamma_1")) for name in state):
+        patch = None
+    if "pos_embed" in state and patch == (14, 14) and width in DINOV2:
         return f"{DINOV2[width]}_patch14{'_reg4' if registers else ''}_dinov2"
-    if "pos_embed" not in state and registers and width in DINOV3:
+    if "pos_embed" not in state and registers and patch == (16, 16) and width in DINOV3:
         gated = any(name.endswith(("fc1_g.weight", "w1.weight")) for name in state)
         size = DINOV3[width] + ("_plus" if gated and width == 384 else "")
         return f"{size}_patch16_dinov3"

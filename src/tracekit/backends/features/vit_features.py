@@ -49,7 +49,7 @@ class VitFeatures:
         self.weights = get_weights(_named_in_full(setup), self.published)
         if reason := self._of_another_kind(architecture_in(self.weights), self.weights):  # what was fetched may be anything
             raise UnavailableError(reason)
-        self.model: Any = load_timm(self.weights).to(self.device)
+        self.model: Any = load_timm(self.weights, self.family).to(self.device)
         self.batches = Batches(self.device, FRAMES_AT_ONCE)
 
     @classmethod
