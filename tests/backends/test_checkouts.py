@@ -25,7 +25,12 @@ def test_nowhere():
     assert find_checkout(REPOSITORY, BackendSetup()) is None
     reason = missing_checkout(REPOSITORY, BackendSetup())
     assert reason is not None
-    assert "git clone https://github.com/facebookresearch/vggt" in reason and "--repo" in reason and FOLDER_OF_CHECKOUTS in reason
+    assert (
+        "git clone https://github.com/facebookresearch/vggt" in reason
+        and "docs/backends" in reason
+        and "--repo" in reason
+        and FOLDER_OF_CHECKOUTS in reason
+    )
 
 
 def test_the_folder_that_the_user_names_whatever_it_is_called(tmp_path):
@@ -57,6 +62,27 @@ def test_among_the_checkouts_it_is_found_by_its_name(tmp_path, monkeypatch):
     assert find_checkout(REPOSITORY, BackendSetup()) is None
     folder = checkout(tmp_path / "vggt")
     assert find_checkout(REPOSITORY, BackendSetup()) == Checkout(sys.executable, folder)
+
+
+@pytest.mark.parametrize("fault", ["nowhere", "a file", "one level too deep", "something else of that name"])
+def test_a_folder_of_checkouts_that_lacks_it_is_named_with_the_folder_that_was_looked_for(tmp_path, monkeypatch, fault):
+    among = tmp_path / "checkouts"
+    if fault == "a file":
+        among.touch()
+    elif fault == "one level too deep":
+        checkout(among)
+    elif fault == "something else of that name":
+        (among / "vggt").mkdir(parents=True)
+    monkeypatch.setenv(FOLDER_OF_CHECKOUTS, str(among))
+    reason = missing_checkout(REPOSITORY, BackendSetup())
+    assert reason is not None and f"{FOLDER_OF_CHECKOUTS} is {among}, " in reason and "docs/backends" in reason
+    lack = "which is no folder" if fault in ("nowhere", "a file") else f"whose folder vggt has no {REPOSITORY.proof}"
+    assert lack in reason
+
+
+def test_a_folder_of_other_checkouts_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_OF_CHECKOUTS, str(tmp_path))
+    assert f"{tmp_path}, in which there is no folder vggt" in (missing_checkout(REPOSITORY, BackendSetup()) or "")
 
 
 def test_an_installed_package_comes_last_and_needs_no_folder(tmp_path, monkeypatch):

@@ -58,9 +58,22 @@ def missing_checkout(repository: Repository, setup: BackendSetup) -> str | None:
         return None
     if setup.repo:
         return f"{setup.repo} is no checkout of {repository.url} (it has no {repository.proof})"
-    return (
-        f"its code is not on this machine: git clone {repository.url}, then --repo FOLDER, or set {FOLDER_OF_CHECKOUTS} to the folder above"
-    )
+    get = f"git clone {repository.url}, install the packages that it needs (docs/backends says which)"
+    if among := os.environ.get(FOLDER_OF_CHECKOUTS):
+        return (
+            f"its code is not on this machine: {FOLDER_OF_CHECKOUTS} is {among}, {_lack(among, repository)}: {get}, or give --repo FOLDER"
+        )
+    return f"its code is not on this machine: {get}, then --repo FOLDER, or set {FOLDER_OF_CHECKOUTS} to the folder above"
+
+
+def _lack(among: str, repository: Repository) -> str:
+    """Why the repository was not found in the folder of checkouts."""
+    folder = Path(among).expanduser()
+    if not folder.is_dir():
+        return "which is no folder"
+    if not (folder / repository.name).is_dir():
+        return f"in which there is no folder {repository.name}"
+    return f"whose folder {repository.name} has no {repository.proof}"
 
 
 def _checkout(folder: Path) -> Checkout:

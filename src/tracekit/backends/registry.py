@@ -78,6 +78,8 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         raise UsageError("--weights is empty", hint="give a file, a folder or the id of a hub repository, or leave it out")
     if name != "auto":
         backend = load(kind, name)
+        if reason := _not_taken(backend, setup):
+            raise UsageError(f"{kind} backend {name} {reason}", hint="leave it out, or name another backend")
         if reason := backend.missing(setup):
             raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
         _say_licence(kind, backend, report)
@@ -92,7 +94,7 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         if not getattr(backend, "automatic", True):
             reasons.append(f"{candidate}: it is taken only when asked for")
             continue
-        if reason := backend.missing(setup):
+        if reason := _not_taken(backend, setup) or backend.missing(setup):
             reasons.append(f"{candidate}: {reason}")
             continue
         ready = backend(setup)
@@ -105,6 +107,17 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         return ready
     wanted = f" with the weights {setup.weights}" if setup.weights else ""
     raise UnavailableError(f"no {kind} backend can run here{wanted}", hint="; ".join(reasons))
+
+
+def _not_taken(backend: Any, setup: BackendSetup) -> str | None:
+    """What was given that one of our backends would pass over in silence. Those of other packages need not say what they take."""
+    if not backend.__module__.startswith("tracekit.backends."):
+        return None
+    if setup.weights is not None and not hasattr(backend, "published"):
+        return "has no weights: it takes no --weights"
+    if setup.repo is not None and not hasattr(backend, "repository"):
+        return "runs no repository: it takes no --repo"
+    return None
 
 
 def _say_licence(kind: str, backend: Any, report: Report) -> None:

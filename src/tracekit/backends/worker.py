@@ -120,7 +120,8 @@ class Worker:
             raise BadDataError(text)
         if kind == "missing":
             raise UnavailableError(
-                f"{text} (in {self._command[0]})", hint="install what its repository asks for into that Python: docs/extraction.md"
+                f"{text} (in {self._command[0]})",
+                hint=f"install it into that Python; docs/backends/{self.name}.md says what else is needed",
             )
         raise UnavailableError(f"{self.name}: its own code failed: {answer.get('text', '')}", hint="tools/check_adapters.py tries it alone")
 
