@@ -173,11 +173,11 @@ class Stage:
                     writes=set(self.writes) | self.writes_too(choice.parameters),
                 )
             )
-            if writer.dropped:
-                report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
             work = Work(self, choice, report, source, episode, writer, clip_id, stack, journal)
             self.run(work)
             work.release_backends()
+            if writer.dropped:
+                report.note(f"left out {', '.join(writer.dropped)}: made from what is now written anew")
             report.count("depth pixels too far to be kept (beyond 65.5 m)", writer.num_too_far)
             writer.append_step(
                 Step(
