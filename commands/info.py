@@ -134,10 +134,13 @@ def show(report: dict[str, Any]) -> None:
         return
     steps = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("#", "command", "backend", "when", "seed", "counted"):
-        steps.add_column(column)
+        steps.add_column(column, overflow="fold")
     for number, step in enumerate(report["provenance"]):
         counts = ", ".join(f"{value:,} {name}" for name, value in step["counts"].items() if value)
-        steps.add_row(str(number), step["command"], step["backend"] or "-", step["time"], str(step["seed"]), Text(counts or "nothing"))
+        weights = f" ({step['weights_sha256'][:12]})" if step["weights_sha256"] else ""
+        steps.add_row(
+            str(number), step["command"], (step["backend"] or "-") + weights, step["time"], str(step["seed"]), Text(counts or "nothing")
+        )
     console.print(steps)
     for number, step in enumerate(report["provenance"]):
         console.print(

@@ -190,7 +190,7 @@ def test_without_the_extra_or_without_gl(tmp_path: Path) -> None:
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDE_THE_PACKAGE)
     done = tracekit(*SMALL, "-d", tmp_path / "out", env={"PYTHONPATH": str(tmp_path / "hidden")})
-    assert done.returncode == 69 and b"metaworld is not installed" in done.stderr and b"pip install 'tracekit[sim]'" in done.stderr
+    assert done.returncode == 69 and b"metaworld is not installed" in done.stderr and b"pip install '.[sim]'" in done.stderr
     (tmp_path / "broken" / "OpenGL").mkdir(parents=True)
     (tmp_path / "broken" / "OpenGL" / "__init__.py").write_text("raise ImportError('no libGL here')")
     env = {"PYTHONPATH": str(tmp_path / "broken"), "MUJOCO_GL": ""}

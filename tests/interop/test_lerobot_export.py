@@ -240,7 +240,7 @@ def test_without_pyarrow_both_ways_say_what_to_install(demos: Path, tmp_path: Pa
     for attempt in (lambda: export(demos, tmp_path / "set"), lambda: bring_in(tmp_path, tmp_path / "demos.h5")):
         with pytest.raises(UnavailableError, match="pyarrow") as raised:
             attempt()
-        assert "tracekit[lerobot]" in raised.value.hint
+        assert "'.[lerobot]'" in raised.value.hint
     assert not any(tmp_path.iterdir())
 
 

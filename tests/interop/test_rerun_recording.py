@@ -186,7 +186,7 @@ def test_the_command_writes_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.skipif(INSTALLED, reason="rerun-sdk is installed")
 def test_without_the_package_the_command_says_how_to_get_it(episode_file: Path, tmp_path: Path) -> None:
     done = tracekit("export", "rerun", episode_file, "-o", tmp_path / "out.rrd")
-    assert done.returncode == 69 and b"pip install 'tracekit[rerun]'" in done.stderr and not (tmp_path / "out.rrd").exists()
+    assert done.returncode == 69 and b"pip install '.[rerun]' in the clone" in done.stderr and not (tmp_path / "out.rrd").exists()
     assert tracekit("export", "rerun", "--help").returncode == 0
 
 

@@ -1,6 +1,6 @@
 """Meta-World (Yu et al. 2019; pip install metaworld): 50 manipulation tasks of a Sawyer arm in MuJoCo, each with a scripted expert.
 
-The extra `sim` brings it: pip install "tracekit[sim]".
+The extra `sim` brings it: pip install '.[sim]' in the clone.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def versions() -> dict[str, str]:
     try:
         return {package: importlib.metadata.version(package) for package in ("metaworld", "mujoco")}
     except importlib.metadata.PackageNotFoundError as error:
-        raise UnavailableError(f"the package {error.name} is not installed", hint="pip install 'tracekit[sim]'") from None
+        raise UnavailableError(f"the package {error.name} is not installed", hint="pip install '.[sim]' in the clone of tracekit") from None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""robosuite (Zhu et al. 2020; pip install "tracekit[robosuite]"): 19 manipulation tasks of one or two arms in MuJoCo. Written against version 1.5.
+"""robosuite (Zhu et al. 2020; pip install '.[robosuite]' in the clone): 19 manipulation tasks of one or two arms in MuJoCo. Written against version 1.5.
 
 Panda arms under robosuite's default controller; cameras `agentview` and `robot0_eye_in_hand`; the state is each arm's hand position (3),
 its rotation as a quaternion (x, y, z, w) and the joints of its gripper, as in robomimic's datasets.
@@ -62,7 +62,9 @@ def _versions() -> dict[str, str]:
     try:
         return {package: importlib.metadata.version(package) for package in ("robosuite", "mujoco")}
     except importlib.metadata.PackageNotFoundError as error:
-        raise UnavailableError(f"the package {error.name} is not installed", hint="pip install 'tracekit[robosuite]'") from None
+        raise UnavailableError(
+            f"the package {error.name} is not installed", hint="pip install '.[robosuite]' in the clone of tracekit"
+        ) from None
 
 
 class LiveRobosuite:

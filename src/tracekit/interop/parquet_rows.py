@@ -26,7 +26,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise UnavailableError(
-            "the package pyarrow, which reads Parquet, is not installed", hint="pip install 'tracekit[lerobot]'"
+            "the package pyarrow, which reads Parquet, is not installed", hint="pip install '.[lerobot]' in the clone of tracekit"
         ) from None
     return pyarrow
 

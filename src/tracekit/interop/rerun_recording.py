@@ -54,7 +54,7 @@ class RerunParameters:
 
 def check_rerun() -> None:
     """Raise UnavailableError where the package is not installed, or too old."""
-    hint = "pip install 'tracekit[rerun]'"
+    hint = "pip install '.[rerun]' in the clone of tracekit"
     try:
         version = importlib.metadata.version("rerun-sdk")
     except importlib.metadata.PackageNotFoundError:
