@@ -23,17 +23,19 @@ def show_backends(*, as_json: bool) -> None:
         return
     for kind, entries in inventory.items():
         _draw(kind, entries)
+    print("A page for each, with how to install it: docs/backends")
 
 
 def describe_kind(kind: str, entries: list[Entry]) -> dict[str, Any]:
     """All backends of one kind as plain data; what is not known is null."""
     from tracekit.backends.inventory import choice_of_auto
-    from tracekit.backends.registry import PAPERS_CHOICE
+    from tracekit.backends.registry import PAPERS_CHOICE, RELEASES_CHOICE
 
     return {
         "command": STAGES[kind],
         "auto": choice_of_auto(entries),
         "paper": PAPERS_CHOICE[kind],
+        "release": RELEASES_CHOICE[kind],
         "backends": [_describe(entry) for entry in entries],
     }
 
@@ -73,21 +75,14 @@ def _draw(kind: str, entries: list[Entry]) -> None:
         for entry in entries
         if entry.name == name
     )
-    console.print(
-        Text(f"{kind} (tracekit {kind_facts['command']}): auto takes {auto or 'none'}; --preset paper takes {kind_facts['paper']}", "bold")
-    )
+    presets = f"--preset paper takes {kind_facts['paper']}, --preset release {kind_facts['release']}"
+    console.print(Text(f"{kind} (tracekit {kind_facts['command']}): auto takes {auto or 'none'}; {presets}", "bold"))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("backend", "runs here", "commercial use", "code", "weights", "what"):
-        table.add_column(column)
+    for column in ("backend", "runs here", "commercial use", "what"):
+        table.add_column(column, overflow="fold", no_wrap=column == "backend")
     for backend in kind_facts["backends"]:
-        table.add_row(
-            backend["name"],
-            "yes" if backend["runs"] else "no",
-            backend["commercial"] or "unknown",
-            Text(backend["code_licence"] or "unknown"),
-            Text("none" if backend["weights"] == "none" else backend["weights_licence"] or "unknown"),
-            Text(backend["about"] or f"added by {backend['package']}"),
-        )
+        what = Text(backend["about"] or f"added by {backend['package']}")
+        table.add_row(backend["name"], "yes" if backend["runs"] else "no", backend["commercial"] or "unknown", what)
     console.print(table)
     for backend in kind_facts["backends"]:
         for line in _notes(backend):
@@ -96,15 +91,17 @@ def _draw(kind: str, entries: list[Entry]) -> None:
 
 
 def _notes(backend: dict[str, Any]) -> list[str]:
-    """What does not fit into a table: what is missing, and where things are."""
-    notes = [backend["missing"]] if backend["missing"] else []
-    if backend["runs"] and not backend["automatic"]:
-        notes.append("is taken only when asked for by name")
+    """What does not fit into a table, each in a line that no terminal cuts: licences, where things are, and what is missing."""
+    notes = []
     if backend["code"] not in (None, "tracekit"):
         place = backend["checkout"] or (f"installed in {backend['python']}" if backend["python"] else "")
         run_by = f", run by {backend['python']}" if backend["checkout"] else ""
-        notes.append(f"code: {backend['code']}" + (f" ({place}{run_by})" if place else ""))
+        notes.append(f"code: {backend['code']}, {backend['code_licence']}" + (f" ({place}{run_by})" if place else ""))
     if backend["weights"] not in (None, "none"):
         here = f" ({backend['weights_file']}, {backend['weights_bytes'] / 1e6:,.0f} MB)" if backend["weights_file"] else ""
-        notes.append(f"weights: {backend['weights']}{here}")
+        notes.append(f"weights: {backend['weights']}; licence: {backend['weights_licence']}{here}")
+    if backend["missing"]:
+        notes.append(f"cannot run here: {backend['missing']}")
+    elif not backend["automatic"]:
+        notes.append("is taken only when asked for by name")
     return notes

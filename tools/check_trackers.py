@@ -255,7 +255,9 @@ def run(script: str, repo: Path, path: Path, network: str, **values: object) -> 
         repo=str(repo), path=str(path), folder=str(path.parent), foreign=str(Path(wire.__file__).parent), network=network, **values
     )
     nothing_written = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # a checkout is an input
-    done = subprocess.run([sys.executable, "-c", filled], check=True, stdout=subprocess.PIPE, text=True, env=nothing_written)
+    done = subprocess.run([sys.executable, "-c", filled], capture_output=True, text=True, env=nothing_written)
+    if done.returncode:
+        sys.exit(f"{network}: {(done.stderr.strip().splitlines() or ['it ended'])[-1]} (in {sys.executable})")
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,25 @@ class Stage:
             raise MissingInputError(f"{source} does not exist")
         plan = [f"read {'standard input' if source == '-' else source}"]
         if self.backend_kind:
+            if choice.backend.backend != "auto":
+                with self.hint_of_preset(choice):
+                    registry.check(self.backend_kind, choice.backend.backend, choice.backend_setup(choice.parameters))
             plan.append(f"run the {self.backend_kind} backend {choice.backend.backend}")
         plan.append("use " + ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(choice.parameters).items()))
         plan.append(f"write {', '.join(self.writes)} to {output or 'standard output'}")
         for line in plan:
             print(f"tracekit {self.name}: would {line}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def hint_of_preset(self, choice: Choice) -> Iterator[None]:
+        """Where a preset asks for a backend that cannot run here, say how to take the rest of it."""
+        try:
+            yield
+        except UnavailableError as error:
+            name, preset = choice.backend.backend, choice.common.preset
+            if name != "auto" and name == self.presets.get(preset, {}).get("backend"):
+                error.hint = f"--preset {preset} asks for it; with `--backend auto` the rest of the preset runs with what is here"
+            raise
 
     def run_one(self, source: str, output: Path | None, choice: Choice, report: Report, argv: list[str], clip_id: str = "") -> None:
         """One source to one output. Fails before any work when the output cannot be created."""
@@ -203,6 +217,19 @@ class Choice:
     common: CommonOptions
     backend: BackendOptions
     video: VideoOptions
+
+    def backend_setup(self, parameters: Any) -> BackendSetup:
+        """What the backend is constructed with; `parameters` are those of the stage that are in force."""
+        common, chosen = self.common, self.backend
+        return BackendSetup(
+            device=common.device,
+            seed=common.seed,
+            weights=chosen.weights,
+            download=chosen.download,
+            repo=chosen.repo,
+            patience=common.stall_timeout,
+            parameters=parameters,
+        )
 
 
 class Work:
@@ -304,17 +331,9 @@ class Work:
     def backend(self, candidates: list[str] | None = None) -> Any:
         """The backend that the user chose, ready to run; it goes into the provenance."""
         assert self._stage.backend_kind
-        chosen = self._choice.backend
-        common = self._choice.common
-        setup = BackendSetup(
-            common.device, self.seed, chosen.weights, chosen.download, chosen.repo, common.stall_timeout, self._choice.parameters
-        )
-        try:
-            backend = registry.create(self._stage.backend_kind, chosen.backend, setup, self.report, candidates=candidates)
-        except UnavailableError as error:
-            if chosen.backend != "auto" and chosen.backend == self._stage.presets.get(common.preset, {}).get("backend"):
-                error.hint = f"--preset {common.preset} asks for it; with `--backend auto` the rest of the preset runs with what is here"
-            raise
+        kind, name = self._stage.backend_kind, self._choice.backend.backend
+        with self._stage.hint_of_preset(self._choice):
+            backend = registry.create(kind, name, self._choice.backend_setup(self.parameters), self.report, candidates=candidates)
         if close := getattr(backend, "close", None):
             self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()

@@ -113,10 +113,10 @@ def test_other_packages_are_listed_with_what_they_say_and_what_is_here(machine: 
     assert silent["runs"] and silent["commercial"] is None and silent["code_licence"] is None and silent["about"] is None
     text = tracekit("info", "--backends", env={**machine, "COLUMNS": "160"}).stdout.decode()
     row = next(line for line in text.splitlines() if line.startswith("follower"))
-    assert row.split()[:4] == ["follower", "yes", "no", "MIT"] and "CC-BY-NC-4.0" in row
-    assert next(line for line in text.splitlines() if line.startswith("silent")).split()[:4] == ["silent", "yes", "unknown", "unknown"]
-    assert f"follower: code: https://example.org/follower ({follower['checkout']}, run by {follower['python']})" in text
-    assert f"follower: weights: someone/follower ({follower['weights_file']}, 0 MB)" in text
+    assert row.split()[:4] == ["follower", "yes", "no", "follows"]
+    assert next(line for line in text.splitlines() if line.startswith("silent")).split()[:3] == ["silent", "yes", "unknown"]
+    assert f"follower: code: https://example.org/follower, MIT ({follower['checkout']}, run by {follower['python']})" in text
+    assert f"follower: weights: someone/follower; licence: CC-BY-NC-4.0 ({follower['weights_file']}, 0 MB)" in text
 
 
 def test_a_broken_package_breaks_neither_the_list_nor_auto(machine: dict[str, str], episode_file: Path, tmp_path: Path) -> None:

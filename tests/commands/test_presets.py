@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from run_command import tracekit
 
-from tracekit.backends.registry import BUILT_IN, PAPERS_CHOICE
+from tracekit.backends.registry import BUILT_IN, PAPERS_CHOICE, RELEASES_CHOICE
 from tracekit.cli import find_command
 from tracekit.format.file import open_records
 from tracekit.format.provenance import Step
@@ -36,6 +36,7 @@ def test_what_a_preset_says_is_an_option_of_its_stage(name: str) -> None:
 
 def test_both_presets_set_the_backend_of_every_stage_that_has_one() -> None:
     for name, stage in WITH_BACKEND.items():
+        assert stage.presets["release"]["backend"] == RELEASES_CHOICE[stage.backend_kind]
         assert stage.presets["paper"]["backend"] == PAPERS_CHOICE[stage.backend_kind], name
     chosen = {name: stage.presets["release"]["backend"] for name, stage in WITH_BACKEND.items()}
     assert chosen == {"keypoints": "dinov2", "reconstruct": "vggt4track", "track": "tapip3d", "caption": "api"}
@@ -89,3 +90,18 @@ def test_the_release_measures_durations_in_frames_of_its_ten_a_second() -> None:
     fps = STAGES["keypoints"].presets["release"]["fps"]
     assert (release["min_duration"] * fps, release["max_duration"] * fps) == (25, 200)
     assert STAGES["keypoints"].presets["release"]["chunk"] == STAGES["track"].presets["release"]["chunk"] == 360
+
+
+@pytest.mark.parametrize("name", WITH_BACKEND)
+def test_a_dry_run_promises_nothing_that_cannot_run(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "there.h5"
+    source.write_bytes(b"")
+    environment = {
+        "HF_HUB_CACHE": str(tmp_path / "none"),
+        "TRACEKIT_CHECKOUTS": str(tmp_path),
+        "TRACEKIT_API_KEY": "",
+        "OPENAI_API_KEY": "",
+    }
+    done = tracekit(name, source, "--preset", "paper", "-n", env=environment)
+    assert done.returncode == 69 and b"cannot run here" in done.stderr and b"would run" not in done.stderr
+    assert b"would run" in tracekit(name, source, "-n", env=environment).stderr

@@ -44,6 +44,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 # What `--preset paper` takes: what the paper runs (2.1, A.3, A.4). It names no captioner (A.5): SmolVLM2 is the network that sees for μ0 (3.1).
 PAPERS_CHOICE = {"features": "dinov2", "reconstruction": "vggt", "tracking": "tapip3d", "captioning": "smolvlm"}
+# What `--preset release` takes: what the authors' code runs.
+RELEASES_CHOICE = {"features": "dinov2", "reconstruction": "vggt4track", "tracking": "tapip3d", "captioning": "api"}
 _ENTRY_POINTS = "tracekit.backends"
 
 
@@ -77,11 +79,7 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
     if setup.weights is not None and not setup.weights.strip():
         raise UsageError("--weights is empty", hint="give a file, a folder or the id of a hub repository, or leave it out")
     if name != "auto":
-        backend = load(kind, name)
-        if reason := _not_taken(backend, setup):
-            raise UsageError(f"{kind} backend {name} {reason}", hint="leave it out, or name another backend")
-        if reason := backend.missing(setup):
-            raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
+        backend = check(kind, name, setup)
         _say_licence(kind, backend, report)
         return backend(setup)
     reasons = []
@@ -107,6 +105,17 @@ def create(kind: str, name: str, setup: BackendSetup, report: Report, *, candida
         return ready
     wanted = f" with the weights {setup.weights}" if setup.weights else ""
     raise UnavailableError(f"no {kind} backend can run here{wanted}", hint="; ".join(reasons))
+
+
+def check(kind: str, name: str, setup: BackendSetup) -> Any:
+    """The class of a backend that is asked for by name and can run here: nothing is loaded. Raises UnavailableError that says what is
+    missing and how to get it, UsageError for options that it does not take."""
+    backend = load(kind, name)
+    if reason := _not_taken(backend, setup):
+        raise UsageError(f"{kind} backend {name} {reason}", hint="leave it out, or name another backend")
+    if reason := backend.missing(setup):
+        raise UnavailableError(f"{kind} backend {name} cannot run here: {reason}")
+    return backend
 
 
 def _not_taken(backend: Any, setup: BackendSetup) -> str | None:
