@@ -2,8 +2,8 @@
 
 One global pass over sparse anchor frames fixes the world and the calibration; dense passes over chunks then fill in every
 frame, and each chunk is brought into the world by its anchors: first its scale, then the rigid motion of Eq. 1. Chunks are
-aligned to the anchors and never to each other, so their errors stay independent. What is held in memory is one pass, however
-long the clip; a pass that does not fit is cut into smaller ones.
+aligned to the anchors and never to each other, so their errors stay independent. What is held in memory is one pass and the
+frames of the next, however long the clip; a pass that does not fit is cut into smaller ones.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from tracekit.extract.alignment import align_chunk, scale_of_chunk, scale_poses
 from tracekit.extract.chunks import FEW_FRAMES, chunk_bounds
 from tracekit.geometry import se3
 from tracekit.parameters import parameter
+from tracekit.read_ahead import ReadAhead
 from tracekit.records import CameraSensor, Frames, Geometry
 from tracekit.report import Report
+from tracekit.written_behind import WrittenBehind
 
 SCALE_GRID = (48, 64)
 """Depth is compared on this grid of pixels (rows, columns): the median of 3072 ratios, and little to remember per anchor."""
@@ -106,7 +108,8 @@ def reconstruct(
 
     `depth` (T, h, w) is measured depth in metres and `camera` the calibration and poses of the recording; both may be None.
     `write_depth(start, depth)` gets (n, h, w) float32 in the world's scale, 0 where unknown, for the frames from `start` on; it
-    is never called when the backend claims no depth (or the clip is empty). The result's own `depth` is None.
+    is never called when the backend claims no depth (or the clip is empty). It is called in order, from a thread, while the next pass is
+    under way. The result's own `depth` is None.
 
     Frames whose camera the backend could not find have confidence 0 and are counted. When a pass does not fit in memory, what is left to
     do is cut anew, with passes of half the length; each chunk of the result is one pass that was made.
@@ -120,7 +123,18 @@ def reconstruct(
     if len(frames) == 0:
         return _empty(backend, camera)
 
-    passes = _Passes(frames, depth, backend, report)
+    with _reader(frames, depth) as reader:
+        return _reconstruct(frames, _Passes(reader, backend, report), parameters, camera, write_depth)
+
+
+def _reconstruct(
+    frames: Frames,
+    passes: _Passes,
+    parameters: ReconstructParameters,
+    camera: CameraSensor | None,
+    write_depth: Callable[[int, np.ndarray], None],
+) -> Geometry:
+    backend, report = passes.backend, passes.report
     to_do = deque(chunk_bounds(len(frames), parameters.chunk))
     anchor_frames = choose_anchors(len(frames), list(to_do), parameters.max_anchors)
     anchors: _Anchors | None = None
@@ -133,30 +147,31 @@ def reconstruct(
     chunks: list[_Chunk] = []
     confidence: list[np.ndarray] = []
     intrinsics: list[np.ndarray] = []
-    while to_do:
-        start, stop = to_do.popleft()
-        indices = np.arange(start, stop)
-        where = f"the dense pass over frames {start} to {stop - 1}"
-        local = passes.run(indices, where)
-        if local is None:
-            if anchors is None:  # what it remembers is half this chunk and half the last one
-                raise _too_large(where, stop - start, "--chunk")
-            chunk_length = _half(stop - start, where, "--chunk")
-            report.note(f"the chunk was halved to {chunk_length} frames from frame {start} on: out of memory")
-            to_do = deque((start + a, start + b) for a, b in chunk_bounds(len(frames) - start, chunk_length))
-            anchors = _with_two_in_every_chunk(passes, anchors, list(to_do), chunk_length)
-            continue
-        bounds.append((start, stop))
-        if anchors is None:
-            chunk = _already_in_the_world(local, anchor_frames, indices)
-        else:
-            chunk = _align(local, indices, anchors, backend, report)
-        if local.depth is not None:
-            write_depth(start, local.depth if chunk.scale == 1.0 else local.depth * np.float32(chunk.scale))
-        chunks.append(chunk)
-        confidence.append(local.confidence)
-        intrinsics.append(local.intrinsics)
-        report.progress(stop, len(frames))
+    with WrittenBehind(write_depth) as write_depth_behind:
+        while to_do:
+            start, stop = to_do.popleft()
+            indices = np.arange(start, stop)
+            where = f"the dense pass over frames {start} to {stop - 1}"
+            local = passes.run(indices, where, then=np.arange(*to_do[0]) if to_do else None)
+            if local is None:
+                if anchors is None:  # what it remembers is half this chunk and half the last one
+                    raise _too_large(where, stop - start, "--chunk")
+                chunk_length = _half(stop - start, where, "--chunk")
+                report.note(f"the chunk was halved to {chunk_length} frames from frame {start} on: out of memory")
+                to_do = deque((start + a, start + b) for a, b in chunk_bounds(len(frames) - start, chunk_length))
+                anchors = _with_two_in_every_chunk(passes, anchors, list(to_do), chunk_length)
+                continue
+            bounds.append((start, stop))
+            if anchors is None:
+                chunk = _already_in_the_world(local, anchor_frames, indices)
+            else:
+                chunk = _align(local, indices, anchors, backend, report)
+            if local.depth is not None:
+                write_depth_behind(start, local.depth if chunk.scale == 1.0 else local.depth * np.float32(chunk.scale))
+            chunks.append(chunk)
+            confidence.append(local.confidence)
+            intrinsics.append(local.intrinsics)
+            report.progress(stop, len(frames))
 
     passes.report_out_of_memory()
     _report_residuals(chunks, bounds, report)
@@ -202,6 +217,10 @@ def missing_anchors(anchor_frames: np.ndarray, bounds: list[tuple[int, int]]) ->
 
 def clean_depth(depth: np.ndarray, report: Report) -> np.ndarray:
     """Depth as float32 with everything that is no distance set to 0 (unknown), and counted."""
+    if depth.size and depth.min() >= 0 and depth.max() < np.inf:  # NaN fails, too
+        report.count("depth pixels that were NaN or infinite (now unknown)", 0)
+        report.count("depth pixels that were negative (now unknown)", 0)
+        return depth.astype(np.float32)
     with np.errstate(invalid="ignore"):
         known = (depth > 0) & (depth < np.inf)
         num_negative = int((depth < 0).sum())
@@ -214,26 +233,32 @@ def clean_depth(depth: np.ndarray, report: Report) -> np.ndarray:
 # One call of the backend
 
 
+def _reader(frames: Frames, depth: Frames | None) -> ReadAhead[tuple[np.ndarray, np.ndarray | None]]:
+    """Reads frames and measured depth for a pass."""
+    return ReadAhead(lambda indices: (_gather(frames, indices), None if depth is None else _gather(depth, indices)))
+
+
 @dataclass
 class _Passes:
-    """Reads what a pass needs, calls the backend and checks its answer."""
+    """Calls the backend with what a pass needs, and checks its answer."""
 
-    frames: Frames
-    depth: Frames | None
+    reader: ReadAhead[tuple[np.ndarray, np.ndarray | None]]
     backend: ReconstructionBackend
     report: Report
     num_out_of_memory: int = 0
 
-    def run(self, indices: np.ndarray, where: str, *, counted: bool = True) -> LocalGeometry | None:
-        """The backend's answer for the frames `indices`; None when it ran out of memory.
+    def run(self, indices: np.ndarray, where: str, *, counted: bool = True, then: np.ndarray | None = None) -> LocalGeometry | None:
+        """The backend's answer for the frames `indices`; None when it ran out of memory. Meanwhile the frames `then` are read.
 
         Depth is counted in dense passes only: anchors are seen twice.
         """
         of_this_pass = Report()
-        measured = None if self.depth is None else clean_depth(_gather(self.depth, indices), of_this_pass)
+        images, measured = self.reader.get(indices, then)
+        if measured is not None:
+            measured = clean_depth(measured, of_this_pass)
         local = None
         try:
-            local = self.backend.reconstruct(_gather(self.frames, indices), indices, measured)
+            local = self.backend.reconstruct(images, indices, measured)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from tracekit.extract.followed_tracks import FollowedTracks, FoundPositions
 from tracekit.geometry import cameras
 from tracekit.geometry.depth_lookup import surface_depth
 from tracekit.parameters import check, parameter
+from tracekit.read_ahead import ReadAhead
 from tracekit.records import Frames, Geometry, Keypoints, Tracks
 from tracekit.report import Report
 
@@ -76,7 +78,7 @@ def follow(
     Candidates are tracked forwards and backwards from the frame in which they were selected, within their chunk. A chunk that does not
     fit in memory is tracked in two halves, and so are those after it, where every call of the tracker answers for itself.
 
-    However long the clip, one chunk is in memory, and of every track only where it was last: the rest goes to a temporary file.
+    However long the clip, one chunk and the next are in memory, and of every track only where it was last: the rest goes to a temporary file.
 
     Raises BadDataError when the clip and the geometry do not fit, or when the tracker returns positions that are not finite
     where it claims to see the point; TypeError when what it returns has the wrong shape; StorageError when not even few frames fit in memory.
@@ -86,13 +88,15 @@ def follow(
     _check_fit(frames, keypoints, geometry)
     bounds = chunk_bounds(num_frames, parameters.chunk)
     progress = _Progress()
-    with contextlib.ExitStack() as if_it_fails:
+    reader = ReadAhead(lambda bounds: _read_chunk(frames, geometry, *bounds))
+    with reader, contextlib.ExitStack() as if_it_fails:
         if_it_fails.callback(progress.found.close)
         entrants = _Entrants(frames, keypoints, geometry, parameters, report)
         runs = _Runs(tracker, geometry, progress, report, parameters.chunk)
-        for start, stop in bounds:
-            first = max(start - 1, 0)
-            chunk = _Chunk(first, start, stop, np.asarray(frames[first:stop]), _depth_of(geometry, first, start, stop, report))
+        for (start, stop), then in itertools.zip_longest(bounds, bounds[1:]):
+            chunk, num_unusable = reader.get((start, stop), then)
+            if chunk.depth is not None:
+                report.count("depth pixels that are NaN, infinite or negative, taken as unknown", num_unusable)
             progress.enter(chunk)
             active = progress.active(oldest_frame=start - parameters.retire_after * parameters.chunk)
             if len(active):
@@ -132,18 +136,19 @@ def _check_fit(frames: Frames, keypoints: Keypoints, geometry: Geometry) -> None
         raise BadDataError("track: keypoints/uv holds values that are not finite", hint="run keypoints again on this clip")
 
 
-def _depth_of(geometry: Geometry, first: int, start: int, stop: int, report: Report) -> np.ndarray | None:
-    """The depth of frames [first, stop), with 0 wherever a tracker could not use it."""
+def _read_chunk(frames: Frames, geometry: Geometry, start: int, stop: int) -> tuple[_Chunk, int]:
+    """The frames [start, stop), and how many pixels of their depth a tracker could not use: those are 0."""
+    first = max(start - 1, 0)
+    images = np.asarray(frames[first:stop])
     if geometry.depth is None:
-        return None
+        return _Chunk(first, start, stop, images, None), 0
     depth = np.asarray(geometry.depth[first:stop], dtype=np.float32)
     num_unusable = 0
     if not (depth.min(initial=0) >= 0 and depth.max(initial=0) < np.inf):  # NaN fails, too
         unusable = ~((depth >= 0) & (depth < np.inf))
         num_unusable = int(unusable[start - first :].sum())
         depth = np.where(unusable, np.float32(0), depth)
-    report.count("depth pixels that are NaN, infinite or negative, taken as unknown", num_unusable)
-    return depth
+    return _Chunk(first, start, stop, images, depth), num_unusable
 
 
 class _Progress:

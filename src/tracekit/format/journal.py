@@ -21,6 +21,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError, ResumableError, StorageError
 from tracekit.format.json_file import read_json_object
+from tracekit.written_behind import WrittenBehind
 
 _KEY = "key.json"
 _DIGEST = "of_inputs"
@@ -42,6 +43,7 @@ class Journal:
         self._lock: int | None = None
         self._last: Path | None = None
         self._refused: list[tuple[int, str]] = []
+        self._behind = WrittenBehind(self._save_all)
 
     def open(self, key: Mapping[str, Any]) -> None:
         """Go on with what is in the folder if that was computed by the same `key` (values for JSON), else begin anew."""
@@ -80,16 +82,14 @@ class Journal:
         return answer
 
     def keep(self, number: int, digest: str, answer: Mapping[str, np.ndarray]) -> None:
-        """Keep the answer of call `number`."""
+        """Keep the answer of call `number`. It is written while the next one is computed."""
         if self._lock is None or any(array.dtype.hasobject for array in answer.values()):
             return
-        try:
-            for refused, of_inputs in self._refused:
-                self._save(refused, of_inputs, {_OUT_OF_MEMORY: np.ones(1, bool)})
-            self._refused = []
-            self._save(number, digest, answer)
-        except OSError as error:
-            self._give_up(error)
+        no_memory = {_OUT_OF_MEMORY: np.ones(1, bool)}
+        # A copy: a network may use its memory again.
+        new = {name: array.copy() for name, array in answer.items()}
+        self._behind([*((*refused, no_memory) for refused in self._refused), (number, digest, new)])
+        self._refused = []
 
     def refuse(self, number: int, digest: str) -> None:
         """Call `number` ran out of memory. That is kept only with the next answer: a run that fails for it is tried in full again."""
@@ -99,6 +99,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._behind:
+            self._behind.wait()
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
@@ -122,12 +124,19 @@ class Journal:
             return (self.folder / _KEY).exists() and read_json_object(self.folder / _KEY, most_bytes=_MOST_KEY_BYTES) == key
         return False
 
+    def _save_all(self, answers: list[tuple[int, str, Mapping[str, np.ndarray]]]) -> None:
+        try:
+            for answer in answers:
+                if self._lock is not None:
+                    self._save(*answer)
+        except OSError as error:
+            self._give_up(error)
+
     def _save(self, number: int, digest: str, answer: Mapping[str, np.ndarray]) -> None:
         num_bytes = sum(array.nbytes for array in answer.values())
         if shutil.disk_usage(self.folder).free < _SPACE_LEFT * num_bytes:
             raise OSError(0, "the disk is nearly full")
-        self._last = self._path(number)
-        self._write(self._last, lambda path: _savez(path, {_DIGEST: np.array(digest), **answer}))
+        self._write(self._path(number), lambda path: _savez(path, {_DIGEST: np.array(digest), **answer}))
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         part = path.with_suffix(path.suffix + ".part")
