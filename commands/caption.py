@@ -11,7 +11,12 @@ from tracekit.stage import Stage, Work
 def run(work: Work) -> None:
     if not work.parameters.task and (task := work.clip.task):
         work.parameters = dataclasses.replace(work.parameters, task=task)
+    from tracekit.backends.captioning.chat_server import check_url
+
+    check_url(work.parameters.api_url)  # whatever the captioner: it is recorded, and must hold no password
     captioner = work.backend()
+    if captioner.name == "api":
+        work.report.note(f"pictures of the events go to {work.parameters.api_url}")
     for owner, flags in passed_over(captioner.name, work.parameters).items():
         work.report.note(f"not used: {', '.join(flags)} (for --captioner {owner}; this is {captioner.name})")
     frames = work.frames() if captioner.looks_at_frames else None

@@ -227,7 +227,7 @@ class Choice:
             weights=chosen.weights,
             download=chosen.download,
             repo=chosen.repo,
-            patience=common.stall_timeout,
+            patience=0.9 * common.stall_timeout,  # so that a batch hears why before it gives up
             parameters=parameters,
         )
 
@@ -255,6 +255,7 @@ class Work:
         self.inputs: list[str] = [episode.clip_id] if episode else []
         self.backend_name = ""
         self.weights_sha256 = ""
+        self._code_sha256 = ""
         self._stage = stage
         self._choice = choice
         self._writer = writer
@@ -337,6 +338,10 @@ class Work:
         if close := getattr(backend, "close", None):
             self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()
+        if code_sha256 := getattr(backend, "code_sha256", None):
+            self._code_sha256 = code_sha256()
+            where = backend.checkout.folder or f"installed in {backend.checkout.python}"
+            self.report.note(f"{name}: runs the code {where} (sha256 {self._code_sha256[:12]})")
         return self._journalled(backend)
 
     def _journalled(self, backend: Any) -> Any:
@@ -352,12 +357,17 @@ class Work:
                 "version": __version__,
                 "source": [os.path.abspath(self.source), source.st_size, source.st_mtime_ns],
                 "parameters": dataclasses.asdict(self.parameters),
-                "backend": [backend.name, self.weights_sha256, self._choice.backend.repo],
+                "backend": [backend.name, self.weights_sha256, self._code_sha256],
                 "seed": self.seed,
-                "device": str(getattr(backend, "device", common.device)),
+                "device": [str(getattr(backend, "device", common.device)), _has_gpu()],
             }
         )
         return kept_by(backend, self._journal)
+
+
+def _has_gpu() -> bool:
+    """Whether `--device auto` finds one, told without torch."""
+    return os.path.exists("/dev/nvidiactl") and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
 
 
 def storable(name: str) -> str:

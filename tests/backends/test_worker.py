@@ -387,3 +387,33 @@ def test_descriptors_are_given_back(start):
         worker.call({})
         worker.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_network_that_asks_on_standard_input_finds_its_end_and_not_our_requests(start):
+    worker = start(
+        """
+        import subprocess, sys
+        def load(options):
+            def forward(message, arrays):
+                eaten = subprocess.run(["cat"], stdout=subprocess.PIPE).stdout
+                return {"eaten": len(eaten) + len(sys.stdin.read())}, arrays
+            return forward
+        """,
+        patience=10,
+    )
+    for number in range(3):
+        message, arrays = worker.call({"a": np.full(100_000, number)})
+        assert message["eaten"] == 0 and (arrays["a"] == number).all()
+
+
+def test_a_network_sees_no_keys(start, monkeypatch):
+    for name in ("TRACEKIT_API_KEY", "OPENAI_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    worker = start(
+        """
+        import os
+        def load(options):
+            return lambda message, arrays: ({"secrets": [name for name, value in os.environ.items() if value == "secret"]}, {})
+        """
+    )
+    assert worker.call({})[0]["secrets"] == []

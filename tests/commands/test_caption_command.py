@@ -146,3 +146,9 @@ def test_a_captioner_whose_weights_are_not_here(source: Path, tmp_path: Path) ->
     assert done.returncode == 69 and b"SmolVLM2-2.2B-Instruct" in done.stderr and b"--download" in done.stderr
     done = tracekit("caption", source, "-o", tmp_path / "out.h5", env=env)
     assert done.returncode == 0 and b"took template" in done.stderr
+
+
+def test_no_password_in_an_address_is_recorded_whatever_the_captioner(source: Path, tmp_path: Path) -> None:
+    env = {"TRACEKIT_CAPTION_API_URL": "https://user:TOPSECRET@example.org/v1"}
+    done = tracekit("caption", source, "--captioner", "template", "-o", tmp_path / "out.h5", env=env)
+    assert done.returncode == 2 and b"TOPSECRET" not in done.stderr and not (tmp_path / "out.h5").exists()

@@ -85,6 +85,13 @@ def test_a_flag_puts_away_what_the_preset_says_instead_of_it(episode_file: Path,
     assert parameters["threshold"] == 33 and parameters["threshold_fraction"] is None and parameters["first_frames"] == 64
 
 
+def test_the_users_longest_event_puts_away_the_releases_number_of_events(episode_file: Path, tmp_path: Path) -> None:
+    done = tracekit("segment", episode_file, "--preset", "release", "--max-duration", 30, "-o", tmp_path / "out.h5")
+    assert done.returncode == 0, done.stderr
+    parameters = last_step(tmp_path / "out.h5").parameters
+    assert parameters["max_duration"] == 30 and parameters["max_events"] is None and parameters["max_moving"] == 300
+
+
 def test_the_release_measures_durations_in_frames_of_its_ten_a_second() -> None:
     release = STAGES["segment"].presets["release"]
     fps = STAGES["keypoints"].presets["release"]["fps"]

@@ -76,6 +76,21 @@ def _lack(among: str, repository: Repository) -> str:
     return f"whose folder {repository.name} has no {repository.proof}"
 
 
+def code_files(repository: Repository, checkout: Checkout) -> list[Path]:
+    """The code and the configuration of a checkout, or of the installed package, in a fixed order; not what its own environment holds."""
+    if checkout.folder is not None:
+        folder = checkout.folder
+    else:
+        spec = importlib.util.find_spec(repository.package or "")
+        assert spec is not None and spec.submodule_search_locations
+        folder = Path(next(iter(spec.submodule_search_locations)))
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in files if name.endswith((".py", ".yaml", ".yml", ".json"))]
+    return sorted(found)
+
+
 def _checkout(folder: Path) -> Checkout:
     own = folder / ".venv" / "bin" / "python"
     return Checkout(str(own) if own.is_file() else sys.executable, folder)

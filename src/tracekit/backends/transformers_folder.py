@@ -9,11 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from tracekit.errors import BadDataError
+from tracekit.format.json_file import read_json_object
 
 SAFELY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""For every from_pretrained: the folder is somebody's, and nothing in it may run or fetch."""
+"""For every from_pretrained: the folder is somebody's. See also `refuse_foreign_parts`."""
 STRICTLY: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True, **SAFELY}
 """For networks: wrong shapes are told, not raised, so that `refuse_other_weights` names them together with what is missing."""
+
+
+def refuse_foreign_parts(folder: Path) -> None:
+    """Raise BadDataError where the folder would have transformers run or fetch more than the network and its weights.
+
+    Its configuration can name kernels that transformers then fetches from the hub and imports, whatever else was said to it, or
+    quantisation by other packages; an adapter would change the weights behind our digest.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise BadDataError(f"{folder} holds an adapter beside the weights", hint="merge it into them")
+    unread = [read_json_object(folder / "config.json")]
+    while unread:
+        for key, value in unread.pop().items():
+            if isinstance(value, dict):
+                unread.append(value)
+            if key in ("attn_implementation", "_attn_implementation") and value not in (None, "eager", "sdpa"):
+                raise BadDataError(f"{folder / 'config.json'} asks for the attention {value!r}", hint=f'take out "{key}"')
+            if key == "quantization_config" and value is not None:
+                raise BadDataError(f"{folder / 'config.json'}: quantised weights are not read", hint="take those in full precision")
 
 
 def refuse_other_weights(told: Mapping[str, Any], weights: Path) -> None:

@@ -77,7 +77,8 @@ class Worker:
                     stream.close()
 
     def _start(self) -> None:
-        environment = dict(os.environ)
+        # Keys are for us and for the servers that they belong to.
+        environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
         # Weights come from us alone, and a checkout is an input: nothing is written into it.
         environment |= {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
         if self._command[0] != sys.executable:

@@ -31,7 +31,7 @@ class SegmentParameters:
     prominence: float = parameter(0.4, "least prominence of a peak, as a fraction of the smoothed signal's range", minimum=0, maximum=1)
     min_duration: float = parameter(25 / 30, "shortest event in seconds, to the nearest frame", minimum=0)
     max_duration: float = parameter(200 / 30, "longest event in seconds, to the nearest frame; at least twice --min-duration", minimum=0)
-    max_events: int | None = parameter(None, "most events in a clip; wins over --max-duration", minimum=1)
+    max_events: int | None = parameter(None, "most events in a clip; wins over --max-duration", minimum=1, wins_over=("max_duration",))
     max_moving: int | None = parameter(None, "leave frames with this many moving tracks out of the signal, as camera motion", minimum=1)
 
 

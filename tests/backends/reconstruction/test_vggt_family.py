@@ -1,6 +1,7 @@
 """vggt, vggt-omega and vggt4track on a scene whose cameras and depth are known, by way of doubles that run in the real worker."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -310,3 +311,18 @@ def test_an_encoding_of_nothing_is_no_camera():
     assert np.isnan(poses[0, :3, :3]).all()
     np.testing.assert_allclose(poses[1], [[1, 0, 0, -1], [0, 1, 0, -2], [0, 0, 1, -3], [0, 0, 0, 1]])
     np.testing.assert_allclose(intrinsics[1], [[5 / np.tan(0.5), 0, 4.5], [0, 10 / np.tan(0.25), 9.5], [0, 0, 1]])
+
+
+def test_the_digest_of_the_code_follows_the_checkout_and_what_lies_beside_the_weights(tmp_path):
+    """A run that goes on from an earlier one must not mix answers of two versions of a network."""
+    checkout = tmp_path / "vggt"
+    shutil.copytree(DOUBLES / "vggt", checkout)
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    setup = BackendSetup(weights=str(tmp_path / "model.safetensors"), repo=str(checkout))
+    before = Vggt(setup).code_sha256()
+    assert Vggt(setup).code_sha256() == before
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "installed.py").write_text("")  # not the checkout's own
+    assert Vggt(setup).code_sha256() == before
+    (checkout / "vggt" / "another.py").write_text("")
+    assert Vggt(setup).code_sha256() != before

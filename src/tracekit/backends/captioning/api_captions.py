@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ class ApiCaptions:
         code_licence="Apache-2.0",
         weights="those of the server",
         weights_licence="the server's terms",
+        commercial="by weights",
     )
     automatic: ClassVar[bool] = False
     looks_at_frames: ClassVar[bool] = True
@@ -201,7 +203,9 @@ class _Form:
 
     def simpler(self, complaint: str) -> _Form | None:
         """Without what the server complains of; else with a looser form of the answer; None when there is nothing left to leave out."""
-        named = next((key for key in ("max_tokens", "temperature", "seed") if key in complaint and key not in self.without), None)
+        named = next(
+            (key for key in ("max_tokens", "temperature", "seed") if re.search(rf"\b{key}\b", complaint) and key not in self.without), None
+        )
         if named is not None:
             return _Form(self.answer_format, self.without | {named})
         looser = self.FORMATS.index(self.answer_format) + 1

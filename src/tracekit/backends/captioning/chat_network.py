@@ -11,7 +11,7 @@ from typing import Any
 
 from tracekit.backends.captioning.caption_prompts import Question
 from tracekit.backends.memory import free_memory, is_out_of_memory
-from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_other_weights, silent_transformers
+from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_foreign_parts, refuse_other_weights, silent_transformers
 from tracekit.errors import BadDataError, StorageError, UnavailableError
 from tracekit.extract.caption import clean
 
@@ -30,6 +30,7 @@ class ChatNetwork:
         self.folder, self.device, self.sees = folder, device, sees
         self.processor: Any
         self.model: Any
+        refuse_foreign_parts(folder)
         with silent_transformers():
             self.processor, self.model = self._load()
         self.tokenizer: Any = getattr(self.processor, "tokenizer", self.processor)

@@ -39,7 +39,8 @@ class SmolVLM:
         code="transformers",
         code_licence="Apache-2.0",
         weights=f"{DEFAULT}; others by --weights",
-        weights_licence="Apache-2.0",
+        weights_licence="Apache-2.0 (SmolVLM2); others their own",
+        commercial="by weights",
     )
     published: ClassVar[Published] = Published(DEFAULT, files=(WHOLE, INDEX), beside=(CONFIG,))
     looks_at_frames: ClassVar[bool] = True

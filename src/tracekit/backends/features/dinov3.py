@@ -22,6 +22,7 @@ class DinoV3(VitFeatures):
         code_licence="Apache-2.0",
         weights="timm/vit_base_patch16_dinov3.lvd1689m; small, large, huge_plus and 7b likewise",
         weights_licence="DINOv3 License, with conditions of its own",
+        commercial="by weights",
     )
     published = on_hub("vit_base_patch16_dinov3.lvd1689m")
     family = "dinov3"

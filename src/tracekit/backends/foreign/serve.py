@@ -32,6 +32,11 @@ def main(network: str) -> None:
     # Repositories print: what they say goes to stderr, and the messages keep standard output to themselves.
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    # And some ask, in a debugger or by input(): they find the end of the file, not our requests.
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     # Nothing of this folder may be taken for a module of the repository.
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
     sys.meta_path.append(_Shared())
@@ -42,10 +47,18 @@ def main(network: str) -> None:
         while view:
             view = view[replies.write(view) :]
 
+    def read_into(view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            count = requests.readinto(view[done:])
+            if not count:
+                raise EOFError
+            done += count
+
     forward: Any = None
     while True:
         try:
-            message, arrays = wire.receive(_read_into)
+            message, arrays = wire.receive(read_into)
         except EOFError:
             return
         started = time.perf_counter()
@@ -58,6 +71,7 @@ def main(network: str) -> None:
             answer = {"seconds": time.perf_counter() - started, **answer}
         except Exception as error:
             answer, results = {"error": _kind(error), "text": _said(error)}, {}
+        arrays = {}  # they are not held while the next ones come
         try:
             wire.send(write, answer, results)
         except (TypeError, ValueError) as error:  # nothing of it was written
@@ -124,15 +138,6 @@ def _free_memory(error: BaseException) -> None:
 def _said(error: Exception) -> str:
     traceback.print_exception(error)  # to stderr, which the other side keeps
     return f"{error}" if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {error}"
-
-
-def _read_into(view: memoryview) -> None:
-    done = 0
-    while done < len(view):
-        count = sys.stdin.buffer.readinto(view[done:])  # type: ignore[union-attr]
-        if not count:
-            raise EOFError
-        done += count
 
 
 def _end_with_parent(parent: int) -> None:

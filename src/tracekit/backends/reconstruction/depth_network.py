@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_other_weights, silent_transformers
+from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_foreign_parts, refuse_other_weights, silent_transformers
 from tracekit.errors import BadDataError
 
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -19,6 +19,7 @@ def load_depth_network(folder: Path, device: Any) -> tuple[Any, Any]:
     import torch
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+    refuse_foreign_parts(folder)
     try:
         with silent_transformers():
             # Depth Pro's file is float16.

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
-from tracekit.backends.checkouts import Repository, find_checkout, missing_checkout
-from tracekit.backends.protocols import BackendSetup, Facts, LocalGeometry
+from tracekit.backends.foreign_network import ForeignNetwork
+from tracekit.backends.protocols import LocalGeometry
 from tracekit.backends.reconstruction.pose_encoding import cameras_of
-from tracekit.backends.weights import Published, get_weights, missing_weights, sha256_of
-from tracekit.backends.worker import Worker
-from tracekit.errors import BadDataError, UnavailableError
+from tracekit.errors import BadDataError
 from tracekit.geometry.cameras import scale_intrinsics
 
 
-class ForeignReconstruction:
+class ForeignReconstruction(ForeignNetwork):
     """A ReconstructionBackend whose network answers in a process of its own, for all frames of a call at once.
 
     Frames go there as they are, and are resized on the network's device to `grid_size` without cropping: what that distorts, a patch at
     most, the intrinsics take back exactly. Depth stays on the network's grid. Lengths have a scale of their own in every call.
     """
 
-    name: ClassVar[str]
-    facts: ClassVar[Facts]
-    stateless: ClassVar[bool] = True
     metric = False
-    repository: ClassVar[Repository]
-    published: ClassVar[Published]
-    network: ClassVar[str]
-    """The file of `foreign/` that runs it."""
-
-    def __init__(self, setup: BackendSetup) -> None:
-        if reason := self.missing(setup):
-            raise UnavailableError(f"reconstruction backend {self.name} cannot run here: {reason}")
-        self.weights = get_weights(setup, self.published)
-        checkout = find_checkout(self.repository, setup)
-        assert checkout is not None  # nothing is missing
-        options = {"weights": str(self.weights), "device": setup.device}
-        self.worker = Worker(self.name, self.network, checkout, options, patience=setup.patience)
-
-    @classmethod
-    def missing(cls, setup: BackendSetup) -> str | None:
-        return missing_checkout(cls.repository, setup) or missing_weights(setup, cls.published)
 
     @staticmethod
     def grid_size(size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that the network works on, for frames of `size` (width, height)."""
         raise NotImplementedError
-
-    def weights_sha256(self) -> str:
-        return sha256_of(self.weights)
-
-    def close(self) -> None:
-        """End the process, and with it all memory that it holds."""
-        self.worker.close()
 
     def reconstruct(self, frames: np.ndarray, frame_indices: np.ndarray, depth: np.ndarray | None) -> LocalGeometry:
         """See `ReconstructionBackend`; `depth` is ignored. Depth is that of all pixels, 0 only where the network's own rule says so.

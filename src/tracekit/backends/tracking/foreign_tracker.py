@@ -7,51 +7,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tracekit.backends.checkouts import Repository, find_checkout, missing_checkout
-from tracekit.backends.protocols import BackendSetup, Facts
+from tracekit.backends.foreign_network import ForeignNetwork
+from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.tracking.network_tracks import Clip, frames_to_ask
-from tracekit.backends.weights import Published, get_weights, missing_weights, sha256_of
-from tracekit.backends.worker import Worker
-from tracekit.errors import UnavailableError
 
 
-class ForeignTracker:
+class ForeignTracker(ForeignNetwork):
     """A TrackingBackend whose network answers in a process of its own.
 
     It is shown each clip once, and then asked about its points, `most_queries` at a time: points attend to each other, so what is found
     depends a little on which are asked together, and memory grows with their number.
     """
 
-    name: ClassVar[str]
-    facts: ClassVar[Facts]
-    stateless: ClassVar[bool] = True
-    repository: ClassVar[Repository]
-    published: ClassVar[Published]
-    network: ClassVar[str]
-    """The file of `foreign/` that runs it."""
     most_queries: ClassVar[int]
 
     def __init__(self, setup: BackendSetup) -> None:
-        if reason := self.missing(setup):
-            raise UnavailableError(f"tracking backend {self.name} cannot run here: {reason}")
-        self.weights = get_weights(setup, self.published)
-        checkout = find_checkout(self.repository, setup)
-        assert checkout is not None  # nothing is missing
-        options = {"weights": str(self.weights), "device": setup.device, "seed": setup.seed}
-        self.worker = Worker(self.name, self.network, checkout, options, patience=setup.patience)
+        super().__init__(setup)
         self._shown: weakref.ref[np.ndarray] | None = None
 
-    @classmethod
-    def missing(cls, setup: BackendSetup) -> str | None:
-        return missing_checkout(cls.repository, setup) or missing_weights(setup, cls.published)
-
-    def weights_sha256(self) -> str:
-        return sha256_of(self.weights)
-
     def close(self) -> None:
-        """End the process, and with it all that it holds."""
         self._shown = None
-        self.worker.close()
+        super().close()
 
     def track(
         self,
