@@ -342,6 +342,7 @@ class Work:
             self._code_sha256 = code_sha256()
             where = backend.checkout.folder or f"installed in {backend.checkout.python}"
             self.report.note(f"{name}: runs the code {where} (sha256 {self._code_sha256[:12]})")
+        self.report.progress(0, len(self.clip.pts))  # a batch hears that we are alive: weights may have taken long
         return self._journalled(backend)
 
     def _journalled(self, backend: Any) -> Any:

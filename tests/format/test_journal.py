@@ -127,3 +127,16 @@ def test_files_of_others_in_its_folder_stay(output: Path) -> None:
         (journal.folder / "notes.txt").write_text("mine")
         journal.open({**KEY, "command": "track"})
     assert [path.name for path in journal.folder.iterdir()] == ["notes.txt"]
+
+
+def test_only_what_is_ours_is_removed_and_nothing_packed_is_unpacked(tmp_path):
+    output = tmp_path / "out.h5"
+    with Journal(output, lambda text: None) as journal:
+        journal.open({"a": 1})
+        journal.keep(0, "digest", {"xyz": np.zeros(3)})
+        journal.keep(1, "digest", {"xyz": np.zeros(3)})
+        np.savez_compressed(journal.folder / "000001.npz", of_inputs=np.array("digest"), xyz=np.zeros(3))
+        for name in ("data.npz", "monkey.json"):
+            (journal.folder / name).write_bytes(b"somebody's")
+        assert journal.read(0, "digest") is not None and journal.read(1, "digest") is None
+    assert sorted(path.name for path in journal.folder.iterdir()) == ["data.npz", "monkey.json"]

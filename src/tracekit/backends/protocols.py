@@ -53,7 +53,8 @@ class Facts:
 
 
 class Backend(Protocol):
-    """What the registry needs of a backend of any kind.
+    """What the registry needs of a backend of any kind. Arrays that a backend has returned are no longer its own: they are written to files
+    while it is at work on the next.
 
     Optional, with what holds where a class does not say:
 

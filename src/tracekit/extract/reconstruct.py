@@ -124,7 +124,7 @@ def reconstruct(
         return _empty(backend, camera)
 
     with _reader(frames, depth) as reader:
-        return _reconstruct(frames, _Passes(reader, backend, report), parameters, camera, write_depth)
+        return _reconstruct(frames, _Passes(reader, backend, report, len(frames)), parameters, camera, write_depth)
 
 
 def _reconstruct(
@@ -220,7 +220,7 @@ def clean_depth(depth: np.ndarray, report: Report) -> np.ndarray:
     if depth.size and depth.min() >= 0 and depth.max() < np.inf:  # NaN fails, too
         report.count("depth pixels that were NaN or infinite (now unknown)", 0)
         report.count("depth pixels that were negative (now unknown)", 0)
-        return depth.astype(np.float32)
+        return depth.astype(np.float32, copy=False)
     with np.errstate(invalid="ignore"):
         known = (depth > 0) & (depth < np.inf)
         num_negative = int((depth < 0).sum())
@@ -245,6 +245,8 @@ class _Passes:
     reader: ReadAhead[tuple[np.ndarray, np.ndarray | None]]
     backend: ReconstructionBackend
     report: Report
+    num_frames: int
+    """Of the clip."""
     num_out_of_memory: int = 0
 
     def run(self, indices: np.ndarray, where: str, *, counted: bool = True, then: np.ndarray | None = None) -> LocalGeometry | None:
@@ -269,6 +271,8 @@ class _Passes:
         checked = self._checked(local, indices, where, of_this_pass)
         if counted:
             self.report.take_over(of_this_pass)
+        else:
+            self.report.progress(0, self.num_frames)  # a batch hears that we are alive
         return checked
 
     def report_out_of_memory(self) -> None:
@@ -362,7 +366,7 @@ def _aligned_to(coarse: _Anchors, passes: _Passes, indices: np.ndarray, runs: li
     """
     report = Report()
     poses = np.empty((len(indices), 4, 4))
-    depth = None if coarse.depth is None else np.empty((len(indices), *SCALE_GRID), np.float32)
+    depth = None if coarse.depth is None else np.zeros((len(indices), *SCALE_GRID), np.float32)
     for run in runs:
         where = f"the global pass over the anchor frames {indices[run[0]]} to {indices[run[-1]]}"
         local = passes.run(indices[run], where, counted=False)

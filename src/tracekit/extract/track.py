@@ -339,6 +339,7 @@ class _Runs:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
+        self.report.progress(chunk.start, len(self.geometry.world_from_camera))  # a batch hears that we are alive
         if found is None:
             free_memory()
         return found

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ from tracekit.written_behind import WrittenBehind
 _KEY = "key.json"
 _DIGEST = "of_inputs"
 _OUT_OF_MEMORY = "out_of_memory"
+_OURS = re.compile(r"(\d{6,}\.npz|key\.json)(\.part)?")
 _MOST_KEY_BYTES = 1 << 20
 _SPACE_LEFT = 4
 """So many times its own size an answer must leave free on the disk: what is written of it to the output is smaller than the answer."""
@@ -72,6 +74,8 @@ class Journal:
         self._last = self._path(number)
         try:
             with np.load(self._last, allow_pickle=False) as kept:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in kept.zip.infolist()):
+                    return None  # not written by us; a small file could unpack to more than there is memory
                 if str(kept[_DIGEST]) != digest:
                     return None
                 answer = {name: kept[name] for name in kept.files if name != _DIGEST}
@@ -82,13 +86,11 @@ class Journal:
         return answer
 
     def keep(self, number: int, digest: str, answer: Mapping[str, np.ndarray]) -> None:
-        """Keep the answer of call `number`. It is written while the next one is computed."""
+        """Keep the answer of call `number`. It is written while the next one is computed: nobody may write into its arrays any more."""
         if self._lock is None or any(array.dtype.hasobject for array in answer.values()):
             return
         no_memory = {_OUT_OF_MEMORY: np.ones(1, bool)}
-        # A copy: a network may use its memory again.
-        new = {name: array.copy() for name, array in answer.items()}
-        self._behind([*((*refused, no_memory) for refused in self._refused), (number, digest, new)])
+        self._behind([*((*refused, no_memory) for refused in self._refused), (number, digest, answer)])
         self._refused = []
 
     def refuse(self, number: int, digest: str) -> None:
@@ -145,7 +147,7 @@ class Journal:
 
     def _clear(self) -> bool:
         """Remove what is ours, and say whether there was anything."""
-        found = [path for path in self.folder.iterdir() if path.name.removesuffix(".part").endswith((".npz", _KEY))]
+        found = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
         for path in found:
             path.unlink(missing_ok=True)
         return bool(found)

@@ -212,7 +212,8 @@ def is_local(url: str) -> bool:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return "." not in host or host.endswith(_LOCAL_ENDINGS)
+        # A bare number is an address, too, in a form that ipaddress does not read.
+        return ("." not in host and not host.isdigit()) or host.endswith(_LOCAL_ENDINGS)
     return address.is_loopback or address.is_private or address.is_link_local
 
 
