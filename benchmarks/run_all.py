@@ -13,7 +13,7 @@ from table import table
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-NOT_BENCHMARKS = {"run_all", "table", "synthetic_clip", "turns", "gpu_networks"}  # the last needs a GPU and checkouts
+NOT_BENCHMARKS = {"run_all", "table", "synthetic_clip", "turns", "sleeping_networks", "gpu_networks"}  # the last needs a GPU and checkouts
 
 INTRODUCTION = """<!-- Made by `make bench`. -->
 # Benchmarks
