@@ -277,9 +277,10 @@ def test_a_disk_that_is_nearly_full_ends_the_journal_and_not_the_run(tmp_path: P
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.parametrize("command", ["reconstruct"], indirect=True)
 def test_two_runs_to_the_same_output_do_not_disturb_each_other(tmp_path: Path, sources: dict[str, Path], place: Place) -> None:
     expected, _ = undisturbed(tmp_path, sources, place.command)
-    first = place.start(LONG_CLIP_SECONDS=0.1)
+    first = place.start(LONG_CLIP_SECONDS=0.6)
     while not place.kept():
         assert first.poll() is None
         time.sleep(0.01)

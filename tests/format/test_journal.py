@@ -135,6 +135,7 @@ def test_only_what_is_ours_is_removed_and_nothing_packed_is_unpacked(tmp_path):
         journal.open({"a": 1})
         journal.keep(0, "digest", {"xyz": np.zeros(3)})
         journal.keep(1, "digest", {"xyz": np.zeros(3)})
+        journal.keep(2, "digest", {"xyz": np.zeros(3)})  # once it is taken, those before it are written
         np.savez_compressed(journal.folder / "000001.npz", of_inputs=np.array("digest"), xyz=np.zeros(3))
         for name in ("data.npz", "monkey.json"):
             (journal.folder / name).write_bytes(b"somebody's")
