@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tracekit.backends.transformers_folder import silent_transformers
 from tracekit.errors import BadDataError, MissingInputError
 from tracekit.mu0.config import Mu0Config
 from tracekit.mu0.local_features import DinoFeatures
@@ -184,7 +183,7 @@ def _what_to_do(flags: str, download: bool) -> str:
 
 def _from_hub(architecture: Any, source: str, config: Any, download: bool, flags: str) -> Any:
     try:
-        with _silent_transformers():
+        with silent_transformers():
             # Wrong shapes are told, not raised, so that they are named here together with what is missing.
             model, told = architecture.from_pretrained(
                 source,
@@ -206,22 +205,6 @@ def _from_hub(architecture: Any, source: str, config: Any, download: bool, flags
             hint="--preset says which size of the VLM is wanted",
         )
     return model
-
-
-@contextlib.contextmanager
-def _silent_transformers() -> Iterator[None]:
-    """No bars, and no table of the layers that are left on the disk on purpose."""
-    from transformers.utils import logging
-
-    before, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 def tokenizer_of(config: Mu0Config, folder: str | Path | None = None, *, download: bool = False) -> Any:

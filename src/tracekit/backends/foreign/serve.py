@@ -106,17 +106,10 @@ def _network(name: str) -> Any:
 
 
 def _kind(error: Exception) -> str:
-    if _is_out_of_memory(error):
+    if importlib.import_module(f"{PREFIX}out_of_memory").is_out_of_memory(error):
         _free_memory(error)
         return "memory"
     return "missing" if isinstance(error, ImportError) else "data" if isinstance(error, ValueError) else "failed"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of its own for the GPU's memory, which is known by its name, and none for the CPU's and for what its libraries lack."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("allocate memory", "ALLOC_FAILED", "out of memory"))
 
 
 def _free_memory(error: BaseException) -> None:

@@ -55,16 +55,10 @@ class Network:
         self.model, self.device = model, device
 
     def answer(self, message: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """frames (n, H, W, 3) uint8 and "size" [w, h] -> pose_encoding (n, 9), depth (n, h, w), confidence (n,): the mean of 1 - 1/c over
-        the frame's pixels, 0 for c = 1, the least."""
-        from tracekit_foreign_views import as_array, seen, timed  # type: ignore[import-not-found]
+        """frames (n, H, W, 3) uint8 and "size" [w, h] -> see `views.cameras_and_depth`."""
+        from tracekit_foreign_views import cameras_and_depth, seen, timed  # type: ignore[import-not-found]
 
         images = seen(arrays["frames"], tuple(message["size"]), self.device)
         with torch.inference_mode():
             found, seconds = timed(self.device, lambda: self.model(images))
-        confidence = (1 - 1 / found["depth_conf"][0].float()).mean(dim=(1, 2))
-        return {"seconds": seconds}, {
-            "pose_encoding": as_array(found["pose_enc"][0]),
-            "depth": as_array(found["depth"][0, ..., 0]),
-            "confidence": as_array(confidence),
-        }
+        return {"seconds": seconds}, cameras_and_depth(found)

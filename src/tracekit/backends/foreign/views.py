@@ -43,6 +43,16 @@ def timed(device: Any, forward: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - started
 
 
+def cameras_and_depth(found: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """What VGGT and VGGT-Omega say, for the other side: pose_encoding (n, 9), depth (n, h, w), and confidence (n,), the mean of 1 - 1/c over a
+    frame's pixels, 0 for c = 1, the least."""
+    return {
+        "pose_encoding": as_array(found["pose_enc"][0]),
+        "depth": as_array(found["depth"][0, ..., 0]),
+        "confidence": as_array((1 - 1 / found["depth_conf"][0].float()).mean(dim=(1, 2))),
+    }
+
+
 def as_array(tensor: torch.Tensor) -> np.ndarray:
     """float32, on the CPU."""
     return tensor.detach().float().cpu().numpy()
