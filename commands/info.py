@@ -137,10 +137,10 @@ def show(report: dict[str, Any]) -> None:
         steps.add_column(column, overflow="fold")
     for number, step in enumerate(report["provenance"]):
         counts = ", ".join(f"{value:,} {name}" for name, value in step["counts"].items() if value)
-        weights = f" ({step['weights_sha256'][:12]})" if step["weights_sha256"] else ""
-        steps.add_row(
-            str(number), step["command"], (step["backend"] or "-") + weights, step["time"], str(step["seed"]), Text(counts or "nothing")
-        )
+        kinds = {"": step["weights_sha256"], "code ": step.get("code_sha256")}
+        digests = ", ".join(kind + digest[:12] for kind, digest in kinds.items() if digest)
+        backend = (step["backend"] or "-") + (f" ({digests})" if digests else "")
+        steps.add_row(str(number), step["command"], backend, step["time"], str(step["seed"]), Text(counts or "nothing"))
     console.print(steps)
     for number, step in enumerate(report["provenance"]):
         console.print(

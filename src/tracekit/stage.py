@@ -202,6 +202,7 @@ class Stage:
                     inputs=work.inputs,
                     backend=work.backend_name,
                     weights_sha256=work.weights_sha256,
+                    code_sha256=work.code_sha256,
                     seed=choice.common.seed,
                     counts=report.counts,
                     notes=report.notes,
@@ -255,7 +256,7 @@ class Work:
         self.inputs: list[str] = [episode.clip_id] if episode else []
         self.backend_name = ""
         self.weights_sha256 = ""
-        self._code_sha256 = ""
+        self.code_sha256 = ""
         self._stage = stage
         self._choice = choice
         self._writer = writer
@@ -339,9 +340,9 @@ class Work:
             self._backends.callback(close)
         self.backend_name, self.weights_sha256 = backend.name, backend.weights_sha256()
         if code_sha256 := getattr(backend, "code_sha256", None):
-            self._code_sha256 = code_sha256()
+            self.code_sha256 = code_sha256()
             where = backend.checkout.folder or f"installed in {backend.checkout.python}"
-            self.report.note(f"{name}: runs the code {where} (sha256 {self._code_sha256[:12]})")
+            self.report.note(f"{name}: runs the code {where}")
         self.report.progress(0, len(self.clip.pts))  # a batch hears that we are alive: weights may have taken long
         return self._journalled(backend)
 
@@ -358,7 +359,7 @@ class Work:
                 "version": __version__,
                 "source": [os.path.abspath(self.source), source.st_size, source.st_mtime_ns],
                 "parameters": dataclasses.asdict(self.parameters),
-                "backend": [backend.name, self.weights_sha256, self._code_sha256],
+                "backend": [backend.name, self.weights_sha256, self.code_sha256],
                 "seed": self.seed,
                 "device": [str(getattr(backend, "device", common.device)), _has_gpu()],
             }

@@ -31,6 +31,7 @@ class Step:
     """What was dropped or masked, by name."""
     notes: list[str] = field(default_factory=list)
     time: str = ""
+    code_sha256: str = ""
 
 
 MEANING = {
@@ -45,6 +46,7 @@ MEANING = {
     "counts": "what was dropped or masked, a JSON object of numbers",
     "notes": "what the command told its user, a JSON list",
     "time": "when it finished, UTC (SOURCE_DATE_EPOCH is honoured)",
+    "code_sha256": 'digest of the code of a network that lies in a repository of its own, "" when there is none; old files lack it',
 }
 
 
@@ -67,7 +69,7 @@ def read(file: h5py.File) -> list[Step]:
     for name in sorted(file["provenance"]):
         attributes = file["provenance"][name].attrs
         try:
-            values = {f.name: attributes[f.name] for f in dataclasses.fields(Step)}
+            values = {f.name: attributes[f.name] for f in dataclasses.fields(Step) if f.name in attributes or f.name not in _SINCE_THEN}
             decoded = {key: json.loads(value) if key in _JSON_FIELDS else value for key, value in values.items()}
             steps.append(Step(**{**decoded, "seed": int(decoded["seed"])}))
         except (KeyError, ValueError, TypeError) as error:
@@ -75,6 +77,8 @@ def read(file: h5py.File) -> list[Step]:
     return steps
 
 
+_SINCE_THEN = {"code_sha256"}
+"""What files of older versions lack."""
 _JSON_FIELDS = {"argv", "parameters", "inputs", "counts", "notes"}
 
 

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from scipy.spatial.transform import Rotation
 
+from tracekit import cli
 from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.reconstruction.pose_encoding import cameras_of
 from tracekit.backends.reconstruction.vggt import Vggt
@@ -19,6 +22,7 @@ from tracekit.backends.reconstruction.vggt4track import Vggt4Track
 from tracekit.backends.reconstruction.vggt_omega import VggtOmega
 from tracekit.errors import BadDataError, UnavailableError
 from tracekit.extract.reconstruct import ReconstructParameters, reconstruct
+from tracekit.format.provenance import read
 from tracekit.geometry import se3
 from tracekit.geometry.cameras import scale_intrinsics, unproject
 from tracekit.report import Report
@@ -326,3 +330,23 @@ def test_the_digest_of_the_code_follows_the_checkout_and_what_lies_beside_the_we
     assert Vggt(setup).code_sha256() == before
     (checkout / "vggt" / "another.py").write_text("")
     assert Vggt(setup).code_sha256() != before
+
+
+def test_a_file_says_which_code_and_which_weights_it_came_from(tmp_path):
+    scene = scene_of(Vggt, LANDSCAPE)
+    pictures = tmp_path / "clip"
+    pictures.mkdir()
+    for number, frame in enumerate(scene.frames(range(3))):
+        assert cv2.imwrite(str(pictures / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    weights, checkout, selected, output = tmp_path / "a.safetensors", DOUBLES / "vggt", tmp_path / "selected.h5", tmp_path / "out.h5"
+    save_file(scene.state(Vggt), weights)
+    assert cli.run(["keypoints", str(pictures), "--features", "lowlevel", "-o", str(selected)]) == 0
+    arguments = ["--backend", "vggt", "--repo", str(checkout), "--weights", str(weights), "-o", str(output)]
+    assert cli.run(["reconstruct", str(selected), *arguments]) == 0
+    with h5py.File(output) as file:
+        _, step = read(file)
+    backend = Vggt(BackendSetup(weights=str(weights), repo=str(checkout)))
+    assert step.code_sha256 == backend.code_sha256() and step.weights_sha256 == backend.weights_sha256()
+    with h5py.File(output, "r+") as file:
+        del file["provenance/0001"].attrs["code_sha256"]  # as older files are
+        assert read(file)[1:] == [dataclasses.replace(step, code_sha256="")]
