@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from tracekit import records
 from tracekit.format.file import Target, write_records
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
+
+
+def pytest_collection_finish() -> None:
+    """All modules are imported: their objects, millions with torch, need not be looked through by every collection of garbage from here on."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # extension modules complain at exit of what was not freed
+
 
 T, N, K, H, W = 6, 5, 7, 48, 64
 

@@ -171,11 +171,19 @@ class EventCaption:
 
 
 class CaptioningBackend(Backend, Protocol):
-    """Says what happens. Raises ValueError when the model's answer is unusable: it is recorded as failed, never invented."""
+    """Says what happens. Raises ValueError when the model's answer is unusable: it is recorded as failed, never invented.
+
+    Optional, for one that need not be asked one question after the other:
+
+    - `at_once: int = 1`, how many questions it may be asked at the same time, each in a thread of its own; or
+    - `describe_each(self, requests: Sequence[EventRequest]) -> Iterator[EventCaption | ValueError]`, which is asked instead of `describe` and
+      looks at as many neighbours together as it likes: the answers in order as they come, in place of each unusable one the ValueError
+      that `describe` would raise. Those are asked for again together; and
+    - `merge_each(self, runs: Sequence[Sequence[str]]) -> Iterator[str | ValueError]`, the same of `merge`.
+    """
 
     looks_at_frames: ClassVar[bool]
-    """Whether the video must be there. Optional beside it: `at_once: int = 1`, how many questions it may be asked at the same time, each in a
-    thread of its own."""
+    """Whether the video must be there."""
 
     def describe(self, request: EventRequest) -> EventCaption: ...
 

@@ -7,7 +7,7 @@ captioner. Texts that users and models write are data: they are cleaned and boun
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -21,6 +21,7 @@ from tracekit.parameters import parameter
 from tracekit.records import Captions, Episode, Frames
 from tracekit.report import Report
 
+Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
@@ -106,14 +107,20 @@ def caption(
     starts, stops = events.start.tolist(), events.stop.tolist()
 
     at_once: int = getattr(captioner, "at_once", 1)
-    asks = [
-        partial(_describe, captioner, EventRequest(episode, frames, *span, task), parameters) for span in zip(starts, stops, strict=True)
-    ]
+    requests = [EventRequest(episode, frames, *span, task) for span in zip(starts, stops, strict=True)]
+    outcomes = _outcomes(
+        requests,
+        captioner.describe,
+        getattr(captioner, "describe_each", None),
+        partial(_usable_caption, parameters=parameters),
+        parameters.attempts,
+        at_once,
+    )
     failures = [
         f"no caption for event {index} of {len(starts)} (frames {start} to {stop - 1})"
         for index, (start, stop) in enumerate(zip(starts, stops, strict=True), 1)
     ]
-    captions, reason = _answers(asks, failures, parameters.attempts, at_once, report, "events")
+    captions, reason = _answers(outcomes, failures, report, "events")
     report.count("events without a usable caption", sum(answer is None for answer in captions))
     if captions and all(answer is None for answer in captions):  # who starts a thousand of these must not take it for success
         which = f"all {len(captions)} events" if len(captions) > 1 else "the one event"
@@ -126,9 +133,16 @@ def caption(
         (first, end): [answer.text for answer in captions[first:end] if answer is not None] for first, end in _windows(len(starts), widths)
     }
     windows = [window for window, of_window in texts.items() if len(of_window) >= 2]
-    merges = [partial(_merge, captioner, texts[window], parameters) for window in windows]
+    merges = _outcomes(
+        [texts[window] for window in windows],
+        captioner.merge,
+        getattr(captioner, "merge_each", None),
+        partial(_usable_text, parameters=parameters),
+        parameters.attempts,
+        at_once,
+    )
     failures = [f"no summary of events {first + 1} to {end}" for first, end in windows]
-    merged, _ = _answers(merges, failures, parameters.attempts, at_once, report, "summaries")
+    merged, _ = _answers(merges, failures, report, "summaries")
     report.count("summaries without a usable text", sum(text is None for text in merged))
     summaries = [
         (starts[first], stops[end - 1], end - first, text) for (first, end), text in zip(windows, merged, strict=True) if text is not None
@@ -167,8 +181,7 @@ def clean(text: str, max_characters: int) -> str:
     return (head.rsplit(" ", 1)[0] if " " in head else head).rstrip(" ,;:.") + "…"
 
 
-def _describe(captioner: CaptioningBackend, request: EventRequest, parameters: CaptionParameters) -> EventCaption:
-    answer = captioner.describe(request)
+def _usable_caption(answer: EventCaption, parameters: CaptionParameters) -> EventCaption:
     before, interaction, after, text, *paraphrases = (
         clean(part, parameters.max_characters)
         for part in (answer.before, answer.interaction, answer.after, answer.text, *answer.paraphrases[: parameters.paraphrases])
@@ -178,38 +191,93 @@ def _describe(captioner: CaptioningBackend, request: EventRequest, parameters: C
     return EventCaption(before, interaction, after, text, [paraphrase for paraphrase in paraphrases if paraphrase])
 
 
-def _merge(captioner: CaptioningBackend, texts: list[str], parameters: CaptionParameters) -> str:
-    text = clean(captioner.merge(texts), parameters.max_characters)
+def _usable_text(answer: str, parameters: CaptionParameters) -> str:
+    text = clean(answer, parameters.max_characters)
     if not text:
         raise ValueError("the answer is empty")
     return text
 
 
-def _answers(
-    asks: Sequence[Callable[[], Answer]], failures: Sequence[str], attempts: int, at_once: int, report: Report, unit: str
-) -> tuple[list[Answer | None], str]:
-    """The first usable answer to each question; None, with a note of its failure and why, when there is none in so many attempts.
+_Outcomes = Iterator[tuple[int, Answer | None, str]]
+"""The number of a question with the first usable answer to it and "", or with None and why its last answer was not usable."""
+
+
+def _answers(outcomes: _Outcomes[Answer], failures: Sequence[str], report: Report, unit: str) -> tuple[list[Answer | None], str]:
+    """The usable answers in the order of the questions; None, with a note of its failure and why, where there is none.
 
     Also why the last of those failed, "" when none did.
     """
-    answers: list[Answer | None] = []
+    answers: list[Answer | None] = [None] * len(failures)
     last_reason = ""
-    outcomes = in_order([partial(_until_usable, ask, attempts) for ask in asks], at_once)
-    for failure, (answer, reason) in zip(failures, outcomes, strict=True):
+    for settled, (number, answer, reason) in enumerate(outcomes, 1):
         if answer is None:
-            report.note(f"{failure}: {reason}")
+            report.note(f"{failures[number]}: {reason}")
             last_reason = reason
-        answers.append(answer)
-        report.progress(len(answers), len(asks), unit)
+        answers[number] = answer
+        report.progress(settled, len(failures), unit)
     return answers, last_reason
 
 
-def _until_usable(ask: Callable[[], Answer], attempts: int) -> tuple[Answer | None, str]:
+def _outcomes(
+    questions: Sequence[Question],
+    ask: Callable[[Question], Answer],
+    ask_each: Callable[[Sequence[Question]], Iterator[Answer | ValueError]] | None,
+    usable: Callable[[Answer], Answer],
+    attempts: int,
+    at_once: int,
+) -> _Outcomes[Answer]:
+    """Every question once, as soon as it has a usable answer or has been asked `attempts` times in vain.
+
+    A captioner that looks at several questions together (`ask_each`) gets all, then in another round all that have no usable answer yet:
+    which of them stand together depends on answers alone, never on time. `usable` makes of an answer what is kept, or raises ValueError.
+    """
+    if ask_each is not None:
+        yield from _in_rounds(questions, ask_each, usable, attempts)
+        return
+    pieces = [partial(_until_usable, question, ask, usable, attempts) for question in questions]
+    for number, (answer, reason) in enumerate(in_order(pieces, at_once)):
+        yield number, answer, reason
+
+
+def _in_rounds(
+    questions: Sequence[Question],
+    ask_each: Callable[[Sequence[Question]], Iterator[Answer | ValueError]],
+    usable: Callable[[Answer], Answer],
+    attempts: int,
+) -> _Outcomes[Answer]:
+    waiting = list(range(len(questions)))
+    for left in reversed(range(attempts)):
+        unusable = []
+        for number, said in zip(waiting, ask_each([questions[number] for number in waiting]), strict=True):
+            answer = _usable_or_why(said, usable)
+            if not isinstance(answer, ValueError):
+                yield number, answer, ""
+            elif left:
+                unusable.append(number)
+            else:
+                yield number, None, clean(str(answer), 200)
+        waiting = unusable
+        if not waiting:
+            return
+
+
+def _usable_or_why(said: Answer | ValueError, usable: Callable[[Answer], Answer]) -> Answer | ValueError:
+    if isinstance(said, ValueError):
+        return said
+    try:
+        return usable(said)
+    except ValueError as error:
+        return error
+
+
+def _until_usable(
+    question: Question, ask: Callable[[Question], Answer], usable: Callable[[Answer], Answer], attempts: int
+) -> tuple[Answer | None, str]:
     """The first usable answer, or why the last one was not."""
     reason = ""
     for _ in range(attempts):
         try:
-            return ask(), ""
+            return usable(ask(question)), ""
         except ValueError as error:
             reason = clean(str(error), 200)
     return None, reason

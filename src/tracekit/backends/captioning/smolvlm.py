@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from tracekit.backends.batches import Batches
 from tracekit.backends.captioning.caption_answers import read_event, read_summary
 from tracekit.backends.captioning.caption_prompts import Question, about_captions, about_event
 from tracekit.backends.captioning.event_pictures import take_pictures
@@ -16,14 +18,16 @@ from tracekit.backends.devices import torch_device
 from tracekit.backends.memory import free_memory
 from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
 from tracekit.backends.weights import Published
-from tracekit.errors import BadDataError, UnavailableError
-from tracekit.extract.caption import CaptionParameters
+from tracekit.errors import BadDataError, StorageError, UnavailableError
+from tracekit.extract.caption import CaptionParameters, clean
 from tracekit.format.json_file import read_json_object
 
 if TYPE_CHECKING:
     from tracekit.backends.captioning.chat_network import ChatNetwork
 
 DEFAULT = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
+AT_ONCE = 4
+"""Events, or runs of captions, in a batch on a GPU. A word of an answer needs all weights, whether for one event or for several."""
 Answer = TypeVar("Answer")
 
 
@@ -57,6 +61,8 @@ class SmolVLM:
             raise UnavailableError(reason)
         self._seed = setup.seed
         self._unusable: Counter[str] = Counter()
+        # Captions need less memory than pictures.
+        self.events, self.summaries = Batches(self.device, AT_ONCE), Batches(self.device, AT_ONCE)
         self._resident: ChatNetwork | None = None
         self._take(self.folder)
 
@@ -85,24 +91,56 @@ class SmolVLM:
 
     def describe(self, request: EventRequest) -> EventCaption:
         """Raises ValueError for an unusable answer."""
+        return _only(self.describe_each([request]))
+
+    def describe_each(self, requests: Sequence[EventRequest]) -> Iterator[EventCaption | ValueError]:
+        """No more pictures are in memory than those of one batch."""
         parameters = self.parameters
-        pictures = take_pictures(request, parameters.picture_size, with_mask=parameters.motion_mask)
-        question = about_event(pictures, request.task, parameters.paraphrases)
-        return self._ask(self.folder, question, lambda answer: read_event(answer, parameters.paraphrases))
+
+        def question(request: EventRequest) -> Question:
+            pictures = take_pictures(request, parameters.picture_size, with_mask=parameters.motion_mask)
+            return about_event(pictures, request.task, parameters.paraphrases)
+
+        read = partial(read_event, num_paraphrases=parameters.paraphrases)
+        return self._ask_each(self.folder, [partial(question, request) for request in requests], read, self.events)
 
     def merge(self, texts: Sequence[str]) -> str:
         """One sentence; ValueError for an unusable answer."""
-        return self._ask(self.merge_folder, about_captions(texts), read_summary)
+        return _only(self.merge_each([texts]))
 
-    def _ask(self, folder: Path, question: Question, read: Callable[[str], Answer]) -> Answer:
-        digest = question.digest
-        attempt = self._unusable[digest]
-        seed = int.from_bytes(bytes.fromhex(digest)[:4]) + self._seed + attempt if attempt else None
-        try:
-            return read(self._take(folder).ask(question, self.parameters.answer_tokens, seed))
-        except ValueError:
-            self._unusable[digest] += 1
-            raise
+    def merge_each(self, runs: Sequence[Sequence[str]]) -> Iterator[str | ValueError]:
+        return self._ask_each(self.merge_folder, [partial(about_captions, texts) for texts in runs], read_summary, self.summaries)
+
+    def _ask_each(
+        self, folder: Path, questions: Sequence[Callable[[], Question]], read: Callable[[str], Answer], batches: Batches
+    ) -> Iterator[Answer | ValueError]:
+        def ask(some: Sequence[Callable[[], Question]]) -> list[Answer | ValueError]:
+            return self._ask(folder, [question() for question in some], read)
+
+        def too_large(reason: str) -> StorageError:
+            return StorageError(
+                f"{folder.name}: out of memory on {self.device}: {clean(reason, 200)}",
+                hint="take a smaller --picture-size, another model with --weights, or --device cpu",
+            )
+
+        for answers in batches.runs(ask, questions, too_large):
+            yield from answers
+
+    def _ask(self, folder: Path, questions: Sequence[Question], read: Callable[[str], Answer]) -> list[Answer | ValueError]:
+        network, most_tokens = self._take(folder), self.parameters.answer_tokens
+        digests = [question.digest for question in questions]
+        attempts = [self._unusable[digest] for digest in digests]
+        if any(attempts):  # what is drawn for a question must not depend on what stands beside it
+            seeds = [
+                int.from_bytes(bytes.fromhex(digest)[:4]) + self._seed + attempt if attempt else None
+                for digest, attempt in zip(digests, attempts, strict=True)
+            ]
+            said = [network.ask([question], most_tokens, seed)[0] for question, seed in zip(questions, seeds, strict=True)]
+        else:
+            said = network.ask(questions, most_tokens)
+        answers = [_read(text, read) for text in said]
+        self._unusable.update(digest for digest, answer in zip(digests, answers, strict=True) if isinstance(answer, ValueError))
+        return answers
 
     def _take(self, folder: Path) -> ChatNetwork:
         """The model of a folder, after any other one has left the device."""
@@ -112,6 +150,22 @@ class SmolVLM:
             self.close()
             self._resident = ChatNetwork(folder, self.device, sees=folder == self.folder)
         return self._resident
+
+
+def _read(text: str | ValueError, read: Callable[[str], Answer]) -> Answer | ValueError:
+    if isinstance(text, ValueError):
+        return text
+    try:
+        return read(text)
+    except ValueError as error:
+        return error
+
+
+def _only(answers: Iterator[Answer | ValueError]) -> Answer:
+    (answer,) = answers
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
 
 
 def _lacks_package(folder: Path) -> str | None:
