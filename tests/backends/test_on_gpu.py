@@ -9,11 +9,15 @@ import torch
 from backends.reconstruction.depth_networks import depth_anything, depth_pro
 from backends.reconstruction.test_vggt_family import CHECKOUTS, DOUBLES, LANDSCAPE, scene_of
 from safetensors.torch import save_file
+from tiny_chat_models import image_text_model
 
+from tracekit.backends.captioning.caption_prompts import Question
+from tracekit.backends.captioning.smolvlm import AT_ONCE, SmolVLM
 from tracekit.backends.features.dinov2 import DinoV2
 from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.reconstruction.depth_anything import DepthAnything
 from tracekit.backends.reconstruction.depth_pro import DepthPro
+from tracekit.extract.caption import CaptionParameters
 from tracekit.extract.reconstruct import ReconstructParameters
 from tracekit.geometry import se3
 
@@ -103,3 +107,24 @@ def test_known_views_come_back_from_a_worker_on_the_gpu(kind, tmp_path):
     expected = se3.inverse(scene.world_from_camera[0]) @ scene.world_from_camera
     expected[:, :3, 3] *= scale
     np.testing.assert_allclose(se3.inverse(local.world_from_camera[0]) @ local.world_from_camera, expected, atol=1e-4 * max(1, scale))
+
+
+def test_answers_in_a_batch_of_an_image_text_model_are_those_that_come_alone(tmp_path):
+    """In float32: in bfloat16 the words of a network of random numbers are too near to each other."""
+    folder = image_text_model(tmp_path, "idefics3")
+    captioner = SmolVLM(BackendSetup(device="cuda", weights=str(folder), parameters=CaptionParameters(answer_tokens=64)))
+    assert captioner.events.size == captioner.summaries.size == AT_ONCE
+    network = captioner._resident
+    network.model.float()
+    passes = []
+    generate = network.model.generate
+    network.model.generate = lambda **given: passes.append(len(given["input_ids"])) or generate(**given)
+    rng = np.random.default_rng(0)
+    questions = [
+        Question("event_caption", "Describe it.", (text, *rng.integers(0, 256, (pictures, 48, 64, 3), dtype=np.uint8)), {})
+        for pictures, text in ((3, "lift it"), (4, "a much longer description " * 9), (1, ""), (2, "x"))
+    ]
+    together = [str(answer) for answer in network.ask(questions, 64)]
+    alone = [str(network.ask([question], 64)[0]) for question in questions]
+    assert together == alone and passes == [4, 1, 1, 1, 1] and len(set(alone)) >= 3
+    captioner.close()

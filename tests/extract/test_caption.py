@@ -95,6 +95,55 @@ def test_failed_event_is_retried_counted_named_and_never_invented():
     ]
 
 
+class Together(Scripted):
+    """The same, asked for all at once; what it is asked stands in rounds, and it looks at two together."""
+
+    def __init__(self, answers):
+        super().__init__(answers)
+        self.rounds = []
+
+    def describe_each(self, requests):
+        self.rounds.append([request.start // 10 for request in requests])
+        for first in range(0, len(requests), 2):
+            yield from [self._said(super(Together, self).describe, request) for request in requests[first : first + 2]]
+
+    def merge_each(self, runs):
+        self.rounds.append(list(runs))
+        yield from (self._said(super(Together, self).merge, texts) for texts in runs)
+
+    def describe(self, request):
+        raise AssertionError("one by one")
+
+    merge = describe
+
+    def _said(self, ask, question):
+        try:
+            return ask(question)
+        except ValueError as error:
+            return error
+
+
+def test_a_captioner_that_looks_at_several_together_gets_all_and_then_those_without_an_answer():
+    script = ["a", ValueError("not JSON"), [" ", ValueError("once more"), "c"], [ValueError("once"), "d"]]
+    captioner = Together(script)
+    captions, report = run(captioner, 4, attempts=3, windows="all")
+    assert captioner.rounds[:3] == [[0, 1, 2, 3], [1, 2, 3], [1, 2]] and captioner.rounds[3:] == [[["a", "c", "d"]]]
+    alone, of_alone = run(Scripted(script), 4, attempts=3, windows="all")
+    assert captions.event_text == alone.event_text == ["a", "", "c", "d"] and captions.event_ok.tolist() == [1, 0, 1, 1]
+    assert captions.summary_text == alone.summary_text and captions.event_paraphrases == alone.event_paraphrases
+    assert report.notes == of_alone.notes == ["no caption for event 2 of 4 (frames 10 to 19): not JSON"]
+    assert report.counts == of_alone.counts
+
+
+def test_a_captioner_that_leaves_an_event_out_is_no_captioner():
+    class Short(Together):
+        def describe_each(self, requests):
+            yield from list(super().describe_each(requests))[:-1]
+
+    with pytest.raises(ValueError, match="zip"):
+        run(Short("abc"), 3)
+
+
 def test_all_failed():
     for num_events, which in ((3, "all 3 events"), (1, "the one event")):
         with pytest.raises(BadDataError, match=f"{which} without a usable caption, the last because no{num_events - 1}"):

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from tracekit.backends import registry
 from tracekit.backends.captioning import chat_network
-from tracekit.backends.captioning.caption_prompts import about_captions, about_event
+from tracekit.backends.captioning.caption_prompts import Question, about_captions, about_event
 from tracekit.backends.captioning.event_pictures import take_pictures
 from tracekit.backends.captioning.model_folders import find_model, missing_model, model_sha256
 from tracekit.backends.captioning.smolvlm import DEFAULT, SmolVLM
@@ -27,11 +28,13 @@ from tracekit.backends.protocols import BackendSetup, EventRequest
 from tracekit.backends.weights import sha256_of
 from tracekit.errors import BadDataError, StorageError, UnavailableError
 from tracekit.extract.caption import CaptionParameters, caption
+from tracekit.records import Clip, Episode, Events
 from tracekit.report import Report
 
+NUM2WORDS = pytest.mark.skipif(importlib.util.find_spec("num2words") is None, reason="transformers needs num2words")
 KINDS = [
     "idefics3",
-    pytest.param("smolvlm", marks=pytest.mark.skipif(importlib.util.find_spec("num2words") is None, reason="transformers needs num2words")),
+    pytest.param("smolvlm", marks=NUM2WORDS),
 ]
 ANSWER = {
     "before": "A cup stands.",
@@ -57,26 +60,32 @@ def captioner(folder: Path, seed: int = 0, **parameters: Any) -> SmolVLM:
 
 
 class Dictated(LogitsProcessor):
-    """Has a network say these tokens, whatever it would say itself."""
+    """Has a network say these tokens in each row of a batch, whatever it would say itself; then anything at all."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens = list(tokens)
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.rows = [list(tokens) for tokens in rows]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.tokens.pop(0)] = 0.0
+        for row, tokens in enumerate(self.rows):
+            forced[row, tokens.pop(0) if tokens else 100] = 0.0
         return forced
 
 
-def dictate(network: Any, *answers: str) -> list[dict[str, Any]]:
-    """The network runs, and says these answers one after the other; what it was asked is returned."""
+def dictate(network: Any, *answers: str | None) -> list[dict[str, Any]]:
+    """The network runs, and says these answers one after the other, row by row of a batch; what it was asked is returned. None has no end."""
     asked: list[dict[str, Any]] = []
     generate, left = network.model.generate, list(answers)
 
+    def row_of(answer: str | None) -> list[int]:
+        if answer is None:
+            return []
+        return [*network.tokenizer(answer, add_special_tokens=False)["input_ids"], network.tokenizer.eos_token_id]
+
     def dictated(**given: Any) -> Any:
         asked.append(given)
-        tokens = [*network.tokenizer(left.pop(0), add_special_tokens=False)["input_ids"], network.tokenizer.eos_token_id]
-        return generate(**{**given, "logits_processor": LogitsProcessorList([*given["logits_processor"], Dictated(tokens)])})
+        rows = [row_of(left.pop(0)) for _ in given["input_ids"]]
+        return generate(**{**given, "logits_processor": LogitsProcessorList([*given["logits_processor"], Dictated(rows)])})
 
     network.model.generate = dictated
     return asked
@@ -140,13 +149,10 @@ def answers_of(ours: SmolVLM, question: Any, monkeypatch: pytest.MonkeyPatch, ti
     said: list[str] = []
     ask = chat_network.ChatNetwork.ask
 
-    def listened(self: Any, *given: Any) -> str:
-        try:
-            said.append(ask(self, *given))
-        except ValueError as error:
-            said.append(str(error))
-            raise
-        return said[-1]
+    def listened(self: Any, *given: Any) -> list[str | ValueError]:
+        answers = ask(self, *given)
+        said.extend(str(answer) for answer in answers)
+        return answers
 
     monkeypatch.setattr(chat_network.ChatNetwork, "ask", listened)
     for _ in range(times):
@@ -221,6 +227,238 @@ def test_out_of_memory_says_what_to_set(folder: Path, episode, monkeypatch: pyte
     monkeypatch.setattr(ours._resident.model, "generate", full)
     with pytest.raises(StorageError, match="--picture-size"):
         ours.describe(EventRequest(episode, episode.video.frames, 0, 6, ""))
+
+
+def question(num_pictures: int, text: str, size: tuple[int, int] = (48, 64)) -> Question:
+    rng = np.random.default_rng(num_pictures)
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(num_pictures)]
+    return Question("event_caption", "Describe it.", (text, *pictures), {})
+
+
+MIXED = [(3, "lift it"), (4, "a much longer description of the whole " * 9), (1, ""), (2, "x")]
+"""Questions of other lengths, and with other numbers of pictures."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(image_text_model, kind="idefics3"),
+        pytest.param(partial(image_text_model, kind="smolvlm"), marks=NUM2WORDS),
+        qwen_model,
+        text_model,
+    ],
+    ids=["idefics3", "smolvlm", "qwen2-vl", "llama"],
+)
+def test_answers_in_a_batch_are_those_that_come_alone(tmp_path: Path, make: Any) -> None:
+    network = chat_network.ChatNetwork(make(tmp_path), torch.device("cpu"), sees=make is not text_model)
+    questions = [question(pictures if network.sees else 0, text) for pictures, text in MIXED]
+    alone = [str(network.ask([one], 48)[0]) for one in questions]
+    widths = widths_of(network)
+    together = [str(answer) for answer in network.ask(questions, 48)]
+    assert together == alone and len(set(alone)) >= 3 and widths == [4], "the network must really see all four at once"
+
+
+def widths_of(network: Any) -> list[int]:
+    """How many questions each pass of the network holds from now on."""
+    widths: list[int] = []
+    generate = network.model.generate
+
+    def counted(**given: Any) -> Any:
+        widths.append(len(given["input_ids"]))
+        return generate(**given)
+
+    network.model.generate = counted
+    return widths
+
+
+def test_pictures_of_other_sizes_do_not_share_a_batch(folder: Path) -> None:
+    """Into how many tiles a picture is cut would depend on the others."""
+    network = chat_network.ChatNetwork(folder, torch.device("cpu"), sees=True)
+    questions = [question(1, "a"), question(1, "b", (24, 32))]
+    alone = [str(network.ask([one], 48)[0]) for one in questions]
+    widths = widths_of(network)
+    assert [str(answer) for answer in network.ask(questions, 48)] == alone and widths == [1, 1]
+
+
+def test_a_network_that_takes_no_batches_is_asked_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fault in ("no padding", "the processor", "the right"):
+        network = chat_network.ChatNetwork(folder, torch.device("cpu"), sees=True)
+        questions = [question(3, "a longer one"), question(3, "b")]
+        alone = [str(network.ask([one], 48)[0]) for one in questions]
+        apply = network.processor.apply_chat_template
+
+        def faulty(chats: Any, fault: str = fault, apply: Any = apply, **options: Any) -> Any:
+            if isinstance(chats[0], list) and fault == "the processor":
+                raise IndexError("list index out of range")
+            if isinstance(chats[0], list):
+                options["processor_kwargs"]["text_kwargs"]["padding_side"] = "right"
+            return apply(chats, **options)
+
+        if fault == "no padding":
+            network.tokenizer.pad_token = None
+            network._takes_batches = network.tokenizer.pad_token_id is not None
+        else:
+            monkeypatch.setattr(network.processor, "apply_chat_template", faulty)
+        widths = widths_of(network)
+        assert [str(answer) for answer in network.ask(questions, 48)] == alone and widths == [1, 1], fault
+
+
+def clip_of(num_events: int, num_frames: int = 4) -> tuple[Episode, np.ndarray]:
+    """An episode of events, each with its own colours."""
+    edges = np.arange(num_events + 1, dtype=np.int32) * num_frames
+    total = num_events * num_frames
+    frames = np.random.default_rng(0).integers(0, 256, (total, 48, 64, 3), dtype=np.uint8)
+    clip = Clip("x", "", 10.0, 64, 48, 64, 48, 0, "test", total, 0, np.arange(total) / 10.0, np.arange(total, dtype=np.int32))
+    flat = np.zeros(total, np.float32)
+    return Episode("clip", clip, events=Events(flat, flat, np.zeros(0, np.int32), edges[:-1], edges[1:])), frames
+
+
+class Listening(Report):
+    """Remembers what progress is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[int, int, str]] = []
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        self.told.append((done, total, unit))
+
+
+def said(number: int) -> str:
+    return json.dumps({**ANSWER, "text": f"Event {number}."})
+
+
+def test_one_bad_answer_in_a_batch_does_not_hurt_its_neighbours(folder: Path) -> None:
+    ours = captioner(folder, answer_tokens=400)
+    ours.events.size = ours.summaries.size = 3
+    episode, frames = clip_of(5)
+    asked = dictate(
+        ours._resident,
+        *(said(1), None, said(3)),  # the second is cut off
+        *("", said(5)),  # the fourth is empty
+        *("still no JSON", said(4)),  # asked again, sampled one by one
+        *('{"text": "All but the second."}',),
+    )
+    report = Listening()
+    captions = caption(episode, frames, ours, CaptionParameters(answer_tokens=400, windows="all"), report=report)
+    assert captions.event_text == ["Event 1.", "", "Event 3.", "Event 4.", "Event 5."]
+    assert captions.event_ok.tolist() == [1, 0, 1, 1, 1] and captions.summary_text == ["All but the second."]
+    assert [len(given["input_ids"]) for given in asked] == [3, 2, 1, 1, 1]
+    assert [given["generation_config"].do_sample for given in asked] == [False, False, True, True, False]
+    assert report.notes == ["no caption for event 2 of 5 (frames 4 to 7): the answer is not JSON: still no JSON"]
+    assert report.told == [*((done, 5, "events") for done in range(1, 6)), (1, 1, "summaries")]
+
+
+def test_retries_do_not_depend_on_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    episode, frames = clip_of(3)
+    heard = []
+    for size in (1, 3):
+        ours = captioner(folder)
+        ours.events.size = size
+        ask = chat_network.ChatNetwork.ask
+        answers: list[str] = []
+
+        def listened(self: Any, *given: Any, ask: Any = ask, answers: list[str] = answers) -> Any:
+            got = ask(self, *given)
+            answers.extend(str(answer) for answer in got)
+            return got
+
+        monkeypatch.setattr(chat_network.ChatNetwork, "ask", listened)
+        with pytest.raises(BadDataError, match="all 3 events"):
+            caption(episode, frames, ours, CaptionParameters(answer_tokens=64, attempts=3), report=Report())
+        monkeypatch.undo()
+        heard.append(answers)
+    assert heard[0] == heard[1] and len(set(heard[0][3:])) == 6
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good(folder: Path) -> None:
+    """Faults in the words of torch and CUDA; one of cuBLAS, too, which does not say that memory is short by its type."""
+    ours = captioner(folder, answer_tokens=512)
+    ours.events.size = ours.summaries.size = 4
+    episode, frames = clip_of(6)
+    asked = dictate(ours._resident, *(said(number) for number in range(1, 7)), '{"text": "All."}')
+    generate, tried = ours._resident.model.generate, []
+
+    def small(**given: Any) -> Any:
+        width = len(given["input_ids"])
+        tried.append(width)
+        if width == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB")
+        if width == 2 and given["input_ids"].shape[1] > 64:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return generate(**given)
+
+    ours._resident.model.generate = small
+    report = Listening()
+    captions = caption(episode, frames, ours, CaptionParameters(answer_tokens=512, windows="all"), report=report)
+    assert captions.event_text == [f"Event {number}." for number in range(1, 7)]
+    assert tried == [4, 2, *[1] * 6, 1] and len(asked) == 7
+    assert ours.events.size == 1 and ours.summaries.size == 4, "captions of captions need less"
+    assert report.told[:6] == [(done, 6, "events") for done in range(1, 7)]
+
+    def full(**_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    ours._resident.model.generate = full
+    with pytest.raises(StorageError, match=r"out of memory on cpu: CUDA out of memory. Tried to allocate 2.00 GiB"):
+        caption(episode, frames, ours, CaptionParameters(answer_tokens=512), report=Report())
+
+
+def test_no_more_than_the_pictures_of_one_batch_are_taken(folder: Path) -> None:
+    ours = captioner(folder, answer_tokens=512)
+    ours.events.size = 2
+    episode, frames = clip_of(6)
+    dictate(ours._resident, *(said(number) for number in range(1, 7)))
+    taken: list[int] = []
+
+    class Watched:
+        def __getitem__(self, frame: slice) -> np.ndarray:
+            taken.append(frame.start // 4)
+            return frames[frame]
+
+    answers = ours.describe_each([EventRequest(episode, Watched(), start, start + 4, "") for start in range(0, 24, 4)])
+    for number in range(1, 7):
+        assert next(answers).text == f"Event {number}."
+        assert len(set(taken)) == (number + 1) // 2 * 2
+
+
+def test_nan_in_a_row_that_still_speaks_is_an_error(folder: Path) -> None:
+    ours = captioner(folder, answer_tokens=512)
+    ours.events.size = 2
+    episode, frames = clip_of(2)
+    requests = [EventRequest(episode, frames, start, start + 4, "") for start in (0, 4)]
+    short = '{"text": 1}'
+
+    class Broken(LogitsProcessor):
+        """One row is NaN from the 40th word on."""
+
+        def __init__(self, row: int, num_read: int) -> None:
+            self.row, self.num_read = row, num_read
+
+        def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if tokens.shape[1] - self.num_read >= 40:
+                scores = scores.clone()
+                scores[self.row] = torch.nan
+            return scores
+
+    whole = ours._resident.model.generate
+    for row, raises in ((0, False), (1, True)):
+        dictate(ours._resident, short, said(2))
+        dictated = ours._resident.model.generate
+
+        def broken(row: int = row, dictated: Any = dictated, **given: Any) -> Any:
+            first = Broken(row, given["input_ids"].shape[1])
+            return dictated(**{**given, "logits_processor": LogitsProcessorList([first, *given["logits_processor"]])})
+
+        ours._resident.model.generate = broken
+        if raises:
+            with pytest.raises(BadDataError, match="the model returns NaN"):
+                list(ours.describe_each(requests))
+        else:
+            first, second = ours.describe_each(requests)
+            assert isinstance(first, ValueError) and second.text == "Event 2."
+        ours._resident.model.generate = whole
+        ours._unusable.clear()
 
 
 def damaged(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
@@ -341,8 +579,8 @@ def test_registry_knows_it_and_auto_prefers_it(folder: Path) -> None:
 def test_questions_for_events_and_captions_read_alike_by_both_kinds_of_model(folder: Path, merger: Path, episode) -> None:
     pictures = take_pictures(EventRequest(episode, episode.video.frames, 0, 6, ""), 512, with_mask=False)
     network = chat_network.ChatNetwork(merger, torch.device("cpu"), sees=False)
-    read = network.tokenizer.decode(network._inputs(about_captions(["A.", "B."]))["input_ids"][0])
+    read = network.tokenizer.decode(network._inputs([about_captions(["A.", "B."])])["input_ids"][0])
     assert read.startswith("<|im_start|>user: You get the captions") and read.endswith("Assistant:")
     sees = chat_network.ChatNetwork(folder, torch.device("cpu"), sees=True)
-    read = sees.tokenizer.decode(sees._inputs(about_event(pictures, "", 3))["input_ids"][0])
+    read = sees.tokenizer.decode(sees._inputs([about_event(pictures, "", 3)])["input_ids"][0])
     assert read.startswith("<|im_start|>user: You describe a short event") and read.endswith("Assistant:")
