@@ -169,14 +169,86 @@ def test_gaps_and_short_tracks():
     episode.tracks.valid[-3:, 1:] = 0
     # Seen in the frames 5 to 27 of 30: 22/30 of the way.
     assert describe(episode).interaction == "The red region moves to the right by about 15 cm."
+    # Of one track the last three frames: 2/30 of the way, a little more than 1% of the image width.
     episode.tracks.valid[:-3] = 0
-    assert describe(episode).text == "Nothing that is tracked moves."
+    assert describe(episode).text == "Nothing that is tracked moves far."
+    episode.tracks.valid[:-1] = 0
+    assert describe(episode).text == "Nothing that is tracked moves.", "known once says nothing"
+
+
+def known_only(episode, tracks, start, stop):
+    """The episode with these tracks known from `start` to `stop` alone."""
+    valid = episode.tracks.valid.copy()
+    valid[:start, tracks] = valid[stop:, tracks] = 0
+    return dataclasses.replace(episode, tracks=dataclasses.replace(episode.tracks, valid=valid))
+
+
+def test_what_moves_is_told_although_it_is_tracked_only_briefly():
+    episode = known_only(scene([(-0.3, 0, 1.0)], [(0.6, 0, 0)]), slice(None), 5, 16)
+    answer = describe(episode)
+    # Known in 11 of 31 frames, 10/30 of the way, which begins at a sixth of it.
+    assert answer.interaction == "The red region moves to the right by about 20 cm while it is tracked."
+    assert answer.text == "The red region on the left moves to the right by about 20 cm while it is tracked."
+    assert answer.before == "A red region is on the left, about 1.0 m from the camera when it is first tracked."
+    assert answer.after == "The red region is in the middle when it is last tracked."
+    assert answer.paraphrases[0] == "The red region shifts to the right by about 20 cm while it is tracked."
+    assert describe(episode, 5, 16).interaction == "The red region moves to the right by about 20 cm.", "of that event it is all"
+    assert describe(episode, 16).text == "Nothing that is tracked moves."
+
+
+def test_brief_ones_stand_last_and_are_not_said_to_move_at_the_same_time():
+    starts, moves = [(-0.3, 0, 1.0), (0.0, -0.2, 1.0), (0.1, 0.2, 1.0)], [(0.6, 0, 0), (0, 0.1, 0), (0.6, 0, 0)]
+    episode = known_only(scene(starts, moves), slice(0, 8), 0, 11)
+    assert describe(episode).interaction == (
+        "The dark grey region moves to the right by about 60 cm, the blue region moves down by about 10 cm, "
+        "and the red region moves to the right by about 20 cm while it is tracked."
+    )
+    episode = known_only(scene(starts[::2], moves[::2], colours=(RED, DARK_GREY)), slice(0, 8), 0, 11)
+    episode = known_only(episode, slice(8, 16), 20, 31)
+    assert describe(episode).interaction == (
+        "The red region moves to the right by about 20 cm while it is tracked, "
+        "and the dark grey region moves to the right by about 20 cm while it is tracked."
+    ), "neither together nor at the same time"
+
+
+def test_lasting_tracks_that_stand_still_are_believed_before_brief_ones_that_move():
+    still_at_first = np.concatenate([np.zeros((15, 3)), np.linspace([0, 0, 0], [0.3, 0, 0], NUM_FRAMES - 15)])
+    for num_strays, text in (
+        (3, "Some of the tracked points move."),
+        (5, "The red region in the middle moves to the right by about 8 cm while it is tracked."),
+    ):
+        episode = known_only(scene([(0, 0, 1.0)], [still_at_first]), slice(0, num_strays), 0, 5)
+        episode.tracks.xyz_world[:5, :num_strays, 0] += 0.02 * np.arange(5, dtype=np.float32)[:, None]
+        assert describe(episode, 0, 15).text == text
+
+
+def test_it_is_never_said_that_nothing_moves_while_something_does():
+    """A point on a thing of 24, what lies behind the camera at first, and what moves less than anybody would tell."""
+    episode = scene([(0, 0, 1.0)] * 3, [(0.2, 0, 0), (0, 0, 0), (0, 0, 0)])
+    one_of_24 = np.arange(24) == 0
+    episode = dataclasses.replace(
+        episode,
+        tracks=dataclasses.replace(episode.tracks, entity=np.zeros(24, np.int32)),
+        motion=dataclasses.replace(episode.motion, moving=one_of_24.astype(np.uint8)),
+    )
+    assert describe(episode).interaction == "Some of the tracked points move."
+    turn = np.tile(np.eye(4), (NUM_FRAMES, 1, 1))
+    turn[0, [0, 2], [0, 2]] = -1  # the first camera looks the other way
+    behind = scene([(0, 0, 1.0)], [(0.2, 0, 0)])
+    behind = dataclasses.replace(behind, geometry=dataclasses.replace(behind.geometry, world_from_camera=turn))
+    behind.tracks.valid[0] = 0
+    assert describe(behind).interaction == "Some of the tracked points move."
+    for share, text in ((0.018, "Nothing that is tracked moves far."), (0.001, "Nothing that is tracked moves.")):
+        slow = describe(scene([(0, 0, 1.0)], [(share * WIDTH / K[0, 0], 0, 0)]))
+        assert slow.text == slow.interaction == text
 
 
 def test_paraphrases_differ_and_read_as_sentences():
     for answer in (
         describe(scene([(-0.3, 0, 1.0), (0.3, 0, 1.0)], [(0.42, 0, 0), (-0.15, 0, 0)])),
         describe(scene([(0, 0, 1.0)], [(0, 0, 0)])),
+        describe(scene([(0, 0, 1.0)], [(0.01, 0, 0)])),
+        describe(known_only(scene([(-0.3, 0, 1.0), (0.3, 0, 1.0)], [(0.42, 0, 0), (-0.15, 0, 0)]), slice(None), 0, 12)),
     ):
         texts = [answer.text, *answer.paraphrases]
         assert len(texts) >= 4 and len(set(texts)) == len(texts)
@@ -187,6 +259,7 @@ def test_paraphrases_differ_and_read_as_sentences():
 def test_merge():
     merge = Template(BackendSetup()).merge
     assert merge(["The cup moves up.", "Nothing moves."]) == "First, the cup moves up; then, nothing moves."
+    assert merge(["Some of the tracked points move.", "B."]) == "First, some of the tracked points move; then, B."
     assert merge(["A.", "B.", "C."]) == "First, A; then, B; finally, C."
     assert merge(["The cup moves up."] * 3) == "The cup moves up."
     assert merge(["A.", "B.", "C.", "D.", "E.", "F."]) == "First, A; then, B; then, 3 more steps follow; finally, F."

@@ -20,6 +20,8 @@ from tracekit.records import Episode, Geometry, Keypoints, Motion, Tracks
 
 LEAST_MOVE = 0.02
 """An entity moves in an event when most of its moving points get farther than this from their start, in image widths."""
+LEAST_MOTION = 0.002
+"""Points that stay within this of their start stand still, as far as tracking can tell (about a pixel), in image widths."""
 LEAST_SHARE = 0.1
 """An entity of which fewer of the tracks move is taken to stand still: a few points of its rim move with something else."""
 MOST_ENTITIES = 3
@@ -61,23 +63,19 @@ class Template:
         scene = _scene(request.episode)
         movers = _movers(scene, request.start, request.stop)
         if not movers:
-            return EventCaption(
-                before="Nothing that is tracked is about to move.",
-                interaction="Nothing that is tracked moves.",
-                after="Everything that is tracked is where it was.",
-                text="Nothing that is tracked moves.",
-                paraphrases=("No tracked region moves.", "There is no motion to see.", "Everything tracked stays in its place."),
-            )
+            return _without_movers(_farthest(scene, request.start, request.stop))
         groups = _groups(movers)
         encounter = _encounter(scene, movers, request.start, request.stop)
-        plain = _clauses([f"{_subject(movers, group)} {_moves(group)}" for group in groups]) + encounter
+        # What is tracked for a part of the event only need not have moved at the same time.
+        word = "and" if any(mover.brief for mover in movers) else "while"
+        plain = _clauses([f"{_subject(movers, group)} {_moves(group)}" for group in groups], word) + encounter
         return EventCaption(
-            before=_sentence("; ".join(f"{_article(m.look)} {m.look} is {m.place_before}{_distance(scene, m)}" for m in movers)),
+            before=_sentence("; ".join(f"{_article(m.look)} {m.look} {_beginning(scene, m)}" for m in movers)),
             interaction=_sentence(plain),
             after=_sentence("; ".join(f"{_named(movers, m, 'that began ')} {_fate(m)}" for m in movers)),
-            text=_sentence(_clauses([f"{_subject(movers, group, place=True)} {_moves(group)}" for group in groups]) + encounter),
+            text=_sentence(_clauses([f"{_subject(movers, group, place=True)} {_moves(group)}" for group in groups], word) + encounter),
             paraphrases=(
-                _sentence(_clauses([f"{_subject(movers, group)} {_moves(group, verb='shift')}" for group in groups]) + encounter),
+                _sentence(_clauses([f"{_subject(movers, group)} {_moves(group, verb='shift')}" for group in groups], word) + encounter),
                 _sentence(_clauses([f"move {_subject(movers, group)} {_course(group)}" for group in groups], "and")),
                 _sentence("; ".join(f"{_subject(movers, g)} {_be(g)} seen going {_course(g)}, {_starting(g)}" for g in groups)),
                 _sentence(f"there is motion: {plain}"),
@@ -139,10 +137,12 @@ class _Mover:
     depth: float
     tracks: np.ndarray
     """Indices of its moving tracks."""
+    brief: bool
+    """Each of them is known for less than half of the event: before, after and the way are those of the part in which it is tracked."""
 
 
 def _movers(scene: _Scene, start: int, stop: int) -> list[_Mover]:
-    """The entities that move most between the frames `start` and `stop`, most first."""
+    """The entities that move most between the frames `start` and `stop`, most first; those that are tracked only briefly last."""
     moving = np.flatnonzero(scene.motion.moving)
     entities = scene.tracks.entity[moving]
     found = [
@@ -150,20 +150,36 @@ def _movers(scene: _Scene, start: int, stop: int) -> list[_Mover]:
         for entity in np.unique(entities).tolist()
         if (entities == entity).sum() >= LEAST_SHARE * (scene.tracks.entity == entity).sum()
     ]
-    movers = sorted((mover for mover in found if mover is not None), key=lambda mover: (-mover.reach, mover.entity))
+    movers = sorted((mover for mover in found if mover is not None), key=lambda mover: (mover.brief, -mover.reach, mover.entity))
     return movers[:MOST_ENTITIES]
 
 
 def _mover(scene: _Scene, entity: int, tracks: np.ndarray, start: int, stop: int) -> _Mover | None:
-    xyz = scene.tracks.xyz_world[start:stop, tracks].astype(np.float64)
-    known = scene.tracks.valid[start:stop, tracks].astype(bool) & np.isfinite(xyz).all(axis=-1)
-    pose = scene.geometry.world_from_camera[start]
-    camera = se3.transform_points(se3.inverse(pose), xyz)
-    # Only tracks that last: the first and last known position of a short one say little about the event.
-    lasting = known.sum(axis=0) >= max(2, (stop - start) // 2)
-    if not lasting.any():
+    """By its tracks that last; else by short ones, whose first and last known position say nothing of the rest of the event."""
+    times_known = _known(scene, tracks, start, stop).sum(axis=0)
+    lasting = times_known >= max(2, (stop - start) // 2)
+    mover = _moved(scene, entity, tracks[lasting], start, stop, brief=False)
+    if mover is not None:
+        return mover
+    brief = (times_known >= 2) & ~lasting
+    of_entity = _known(scene, np.flatnonzero(scene.tracks.entity == entity), start, stop).sum(axis=0) >= 2
+    if brief.sum() <= lasting.sum() or brief.sum() < LEAST_SHARE * of_entity.sum():
         return None
-    tracks, camera, known = tracks[lasting], camera[:, lasting], known[:, lasting]
+    return _moved(scene, entity, tracks[brief], start, stop, brief=True)
+
+
+def _known(scene: _Scene, tracks: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """(stop - start, len(tracks)) bool: where their positions are known."""
+    return scene.tracks.valid[start:stop, tracks].astype(bool) & np.isfinite(scene.tracks.xyz_world[start:stop, tracks]).all(axis=-1)
+
+
+def _moved(scene: _Scene, entity: int, tracks: np.ndarray, start: int, stop: int, *, brief: bool) -> _Mover | None:
+    """How these tracks of an entity, known twice each at least, move in an event; None when most of them stay near their start."""
+    if not len(tracks):
+        return None
+    known = _known(scene, tracks, start, stop)
+    pose = scene.geometry.world_from_camera[start]
+    camera = se3.transform_points(se3.inverse(pose), scene.tracks.xyz_world[start:stop, tracks].astype(np.float64))
     columns = np.arange(len(tracks))
     first, last = known.argmax(axis=0), len(known) - 1 - known[::-1].argmax(axis=0)
     origin, end = camera[first, columns], camera[last, columns]
@@ -190,6 +206,59 @@ def _mover(scene: _Scene, entity: int, tracks: np.ndarray, start: int, stop: int
         reach=reach,
         depth=depth,
         tracks=tracks,
+        brief=brief,
+    )
+
+
+def _farthest(scene: _Scene, start: int, stop: int) -> float:
+    """How far any one of the moving tracks gets from its first known position in an event, in image widths; 0.0 when none is known twice."""
+    tracks = np.flatnonzero(scene.motion.moving)
+    known = _known(scene, tracks, start, stop)
+    tracks, known = tracks[known.sum(axis=0) >= 2], known[:, known.sum(axis=0) >= 2]
+    if not len(tracks):
+        return 0.0
+    xyz = scene.tracks.xyz_world[start:stop, tracks].astype(np.float64)
+    first = known.argmax(axis=0)
+    origin = xyz[first, np.arange(len(tracks))]
+    # Seen by the camera that saw it first: by that of the event's first frame it may lie behind.
+    cameras_at_first = se3.inverse(scene.geometry.world_from_camera[start:stop][first])
+    depth = np.maximum(se3.transform_points(cameras_at_first, origin[:, None])[:, 0, 2], 1e-6)
+    away = np.where(known, np.linalg.norm(xyz - origin, axis=-1), 0.0).max(axis=0)
+    return float((away / depth).max() * scene.geometry.intrinsics[0, 0] / scene.size[0])
+
+
+def _without_movers(farthest: float) -> EventCaption:
+    """Of an event in which no entity moves as one, while no single track gets farther than `farthest`, in image widths."""
+    if farthest >= LEAST_MOVE:
+        return EventCaption(
+            before="Some of the tracked points are about to move.",
+            interaction="Some of the tracked points move.",
+            after="Some of the tracked points have moved.",
+            text="Some of the tracked points move.",
+            paraphrases=(
+                "Single tracked points move.",
+                "There is some motion of tracked points.",
+                "Some tracked points change their place.",
+            ),
+        )
+    if farthest >= LEAST_MOTION:
+        return EventCaption(
+            before="Nothing that is tracked is about to move far.",
+            interaction="Nothing that is tracked moves far.",
+            after="Everything that is tracked is about where it was.",
+            text="Nothing that is tracked moves far.",
+            paraphrases=(
+                "No tracked region moves far.",
+                "There is hardly any motion among what is tracked.",
+                "Everything tracked stays near its place.",
+            ),
+        )
+    return EventCaption(
+        before="Nothing that is tracked is about to move.",
+        interaction="Nothing that is tracked moves.",
+        after="Everything that is tracked is where it was.",
+        text="Nothing that is tracked moves.",
+        paraphrases=("No tracked region moves.", "There is no motion among what is tracked.", "Everything tracked stays in its place."),
     )
 
 
@@ -281,7 +350,8 @@ def _course(group: Sequence[_Mover]) -> str:
 
 def _moves(group: Sequence[_Mover], verb: str = "move") -> str:
     together = " together" if len(group) > 1 else ""
-    return f"{verb}{'' if len(group) > 1 else 's'}{together} {_course(group)}"
+    part = " while it is tracked" if group[0].brief else ""
+    return f"{verb}{'' if len(group) > 1 else 's'}{together} {_course(group)}{part}"
 
 
 def _be(group: Sequence[_Mover]) -> str:
@@ -293,12 +363,17 @@ def _starting(group: Sequence[_Mover]) -> str:
     return f"from its place {group[0].place_before}" if len(group) == 1 else "together"
 
 
+def _beginning(scene: _Scene, mover: _Mover) -> str:
+    return f"is {mover.place_before}{_distance(scene, mover)}{' when it is first tracked' if mover.brief else ''}"
+
+
 def _fate(mover: _Mover) -> str:
+    part = " when it is last tracked" if mover.brief else ""
     if mover.returns:
-        return f"is back where it was, {mover.place_before}"
+        return f"is back where it was, {mover.place_before}{part}"
     if mover.place_after == mover.place_before:
-        return f"is still {mover.place_after}, but {mover.distance} farther {_after_heading(mover.direction)}"
-    return f"is {mover.place_after}"
+        return f"is still {mover.place_after}, but {mover.distance} farther {_after_heading(mover.direction)}{part}"
+    return f"is {mover.place_after}{part}"
 
 
 def _after_heading(direction: np.ndarray) -> str:
@@ -325,7 +400,7 @@ def _groups(movers: Sequence[_Mover]) -> list[list[_Mover]]:
 
 
 def _alike(a: _Mover, b: _Mover) -> bool:
-    if a.returns or b.returns:
+    if a.returns or b.returns or a.brief or b.brief:
         return False
     lengths = [float(np.linalg.norm(mover.direction)) for mover in (a, b)]
     cosine = float(a.direction @ b.direction) / (lengths[0] * lengths[1])
@@ -400,4 +475,4 @@ def _clause(sentence: str) -> str:
     """The sentence inside another one. Only a first word of ours is known to have no capital of its own."""
     text = sentence.strip().rstrip(".")
     first, _, rest = text.partition(" ")
-    return f"{first.lower()} {rest}".strip() if first in {"The", "Nothing", "There", "Everything", "First,"} else text
+    return f"{first.lower()} {rest}".strip() if first in {"The", "Nothing", "Some", "There", "Everything", "First,"} else text
