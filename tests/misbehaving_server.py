@@ -30,7 +30,9 @@ class Reply:
     cut_after: int | None = None
     """Close the connection after so many bytes of the body."""
     drip: float = 0.0
-    """Seconds between one byte and the next."""
+    """Seconds between one byte of the body and the next."""
+    drip_head: float = 0.0
+    """Seconds between one byte of the head and the next."""
 
 
 @dataclass
@@ -105,6 +107,11 @@ class MisbehavingServer:
             handler.send_response(reply.status)
             for name, value in {"Content-Length": str(len(reply.body)), "Connection": "close", **reply.headers}.items():
                 handler.send_header(name, value)
+            if reply.drip_head:
+                for byte in b"".join(handler._headers_buffer):  # type: ignore[attr-defined]
+                    handler.wfile.write(bytes([byte]))
+                    time.sleep(reply.drip_head)
+                handler._headers_buffer = []  # type: ignore[attr-defined]
             handler.end_headers()
             body = reply.body if reply.cut_after is None else reply.body[: reply.cut_after]
             for number in range(len(body)) if reply.drip else ():

@@ -11,7 +11,10 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,7 @@ from tracekit.backends.captioning.answer_cache import AnswerCache
 from tracekit.backends.captioning.api_captions import ApiCaptions
 from tracekit.backends.captioning.chat_server import ChatServer, check_url, is_local
 from tracekit.backends.protocols import BackendSetup, EventRequest
-from tracekit.errors import CannotCreateError, ResumableError, UnavailableError, UsageError
+from tracekit.errors import BadDataError, CannotCreateError, ResumableError, UnavailableError, UsageError
 from tracekit.extract.caption import CaptionParameters, caption
 from tracekit.extract.several_at_once import in_order
 from tracekit.report import Report
@@ -104,17 +107,18 @@ def test_merging_is_text_by_the_other_model(server: MisbehavingServer) -> None:
     [
         complains(429, "slow down"), complains(500, "oops"), complains(502, "oops"), Reply(b"<html>busy</html>", 503), complains(529, "overloaded"),
         says(event_answer("x"), cut_after=30), says(event_answer("x"), delay=1.5), says(event_answer("x"), drip=0.1),
+        says(event_answer("x"), drip_head=0.1),
     ],
-    ids=["429", "500", "502", "503", "529", "cut", "slow", "dripping"],
+    ids=["429", "500", "502", "503", "529", "cut", "slow", "dripping", "dripping-head"],
 )  # fmt: skip
 def test_what_passes_is_tried_again(server: MisbehavingServer, episode, fault: Reply) -> None:
     server.script = [fault, fault, OK]
     began = time.monotonic()
-    answer = captioner(server, api_timeout=1.0 if fault.delay or fault.drip else 5.0).describe(event(episode))
+    answer = captioner(server, api_timeout=1.0 if fault.delay or fault.drip or fault.drip_head else 5.0).describe(event(episode))
     assert answer.text == "text of x" and len(server.asked) == 3
     first, second, third = (asked.at for asked in server.asked)
     # 0.05 s and 0.1 s, a quarter more or less, after the time-out where there is one.
-    waited = 1.0 if fault.delay or fault.drip else 0.0
+    waited = 1.0 if fault.delay or fault.drip or fault.drip_head else 0.0
     assert 0.03 < second - first - waited < 0.5 and 0.07 < third - second - waited < 0.6 and time.monotonic() - began < 5
     assert all(asked.content == server.asked[0].content for asked in server.asked)
 
@@ -194,33 +198,81 @@ def test_redirects_are_not_followed(server: MisbehavingServer, episode, status: 
         assert other.asked == [] and other.url in str(caught.value) and KEY not in str(caught.value)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
-def test_a_server_that_cannot_prove_who_it_is_gets_nothing(server: MisbehavingServer, tmp_path) -> None:
+@pytest.fixture
+def certificate(server: MisbehavingServer, tmp_path) -> Path:
+    """That of the server, which speaks TLS from now on; nobody has signed it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
     certificate, secret = tmp_path / "certificate.pem", tmp_path / "secret.pem"
-    made = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-        "-keyout",
-        secret,
-        "-out",
-        certificate,
-    ]
-    subprocess.run(made, check=True, capture_output=True)
+    how = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(["openssl", *how.split(), "-keyout", secret, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, secret)
     server.encrypt(context)
+    return certificate
+
+
+def test_a_server_that_cannot_prove_who_it_is_gets_nothing(server: MisbehavingServer, certificate: Path) -> None:
     client = ChatServer(check_url(server.url.replace("http:", "https:")), KEY, timeout=5, tries=3)
     with pytest.raises(UnavailableError, match="cannot prove who it is"):
         client.post({"messages": []})
     assert server.asked == []
+
+
+def test_encrypted_requests_are_bounded_as_others_are(
+    server: MisbehavingServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    client = ChatServer(check_url(server.url.replace("http:", "https:")), KEY, timeout=1.0, tries=1)
+    large = {"messages": [], "more": "x" * 5_000_000}
+    server.script = [OK, says("x", drip_head=0.1), says("x", drip=0.1)]
+    assert client.post(large)["object"] == "chat.completion" and len(server.asked[0].content["more"]) == 5_000_000
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
+            client.post({"messages": []})
+        assert 0.9 < time.monotonic() - began < 1.5
+
+
+@contextmanager
+def by_hand(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server that does this with its one connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def accept() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                serve(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        thread.join(timeout=10)
+
+
+def test_a_server_that_takes_a_request_in_drops_is_not_waited_for(server: MisbehavingServer) -> None:
+    def in_drops(connection: socket.socket) -> None:
+        while connection.recv(1000):
+            time.sleep(0.05)
+
+    with by_hand(in_drops) as url:
+        began = time.monotonic()
+        with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
+            ChatServer(check_url(url), KEY, timeout=1.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
+        assert 0.9 < time.monotonic() - began < 1.5
+
+
+def test_a_refusal_before_the_request_is_read_is_heard() -> None:
+    """As a server does that goes by Content-Length."""
+
+    def refuse(connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(100)
+        connection.sendall(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\nToo much.")
+
+    with by_hand(refuse) as url, pytest.raises(chat_server.TooLarge, match=r"a request of 30\.00 MB is too large \(413: Too much\.\)"):
+        ChatServer(check_url(url), KEY, timeout=5.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
 
 
 @pytest.mark.parametrize(
@@ -271,6 +323,33 @@ def test_one_event_that_a_filter_holds_back_is_one_failed_event(server: Misbehav
     assert captions.event_ok.tolist() == [1, 0, 1] and "will not look at it: The response was filtered" in report.notes[0]
     last = server.asked[-1].content
     assert last["response_format"]["type"] == "json_schema" and "temperature" in last, "it says nothing of the form"
+
+
+def test_a_request_that_is_too_large_is_one_failed_event_and_says_nothing_of_the_form(server: MisbehavingServer, episode) -> None:
+    several, frames = in_events(episode, 3)
+
+    def narrow(asked):
+        if isinstance(asked.content["messages"][-1]["content"], str):
+            return complains(413, "Request too large")
+        bright = round(float(asked.pictures[0].mean()))
+        return says(event_answer(str(bright))) if bright != 12 else complains(413, "Request too large, mind the max_tokens")
+
+    server.otherwise = narrow
+    report = Report()
+    ours = captioner(server, windows="all")
+    captions = caption(several, frames, ours, ours.parameters, report=report)
+    assert captions.event_ok.tolist() == [1, 0, 1]
+    of_event, of_summary = report.notes
+    assert of_event.startswith(
+        "no caption for event 2 of 3 (frames 4 to 7): the server wants less, take a smaller --picture-size: a request of 0.0"
+    )
+    assert of_event.endswith("MB is too large (413: Request too large, mind the max_tokens)")
+    assert "--picture-size" not in of_summary and of_summary.endswith("MB is too large (413: Request too large)")
+    assert all(asked.content["response_format"]["type"] == "json_schema" and "max_tokens" in asked.content for asked in server.asked)
+
+    server.otherwise = lambda _: Reply(b"<html>413</html>", 413)
+    with pytest.raises(BadDataError, match=r"all 3 events without .* take a smaller --picture-size"):
+        caption(several, frames, ours, dataclasses.replace(ours.parameters, task="new"), report=Report())
 
 
 def test_colours_and_order_of_what_is_sent(server: MisbehavingServer, episode) -> None:

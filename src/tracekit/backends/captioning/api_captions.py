@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tracekit.backends.captioning.answer_cache import AnswerCache
 from tracekit.backends.captioning.caption_answers import read_event, read_summary
 from tracekit.backends.captioning.caption_prompts import Question, about_captions, about_event
-from tracekit.backends.captioning.chat_server import ChatServer, Rejected, check_url, is_local
+from tracekit.backends.captioning.chat_server import ChatServer, Rejected, TooLarge, check_url, is_local
 from tracekit.backends.captioning.event_pictures import take_pictures
 from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
 from tracekit.errors import UnavailableError, UsageError
@@ -106,7 +106,10 @@ class ApiCaptions:
                 raise UnavailableError("the captioner is closed")
             pictures = take_pictures(request, parameters.picture_size, with_mask=parameters.motion_mask)
         question = about_event(pictures, request.task, parameters.paraphrases)
-        return self._ask(question, parameters.api_model, lambda answer: read_event(answer, parameters.paraphrases))
+        try:
+            return self._ask(question, parameters.api_model, lambda answer: read_event(answer, parameters.paraphrases))
+        except TooLarge as error:
+            raise ValueError(f"the server wants less, take a smaller --picture-size: {error}") from None
 
     def merge(self, texts: Sequence[str]) -> str:
         return self._ask(about_captions(texts), self.parameters.api_merge_model or self.parameters.api_model, read_summary)

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracekit import __version__
+from tracekit.backends.captioning.bounded_http import BoundedHTTP, BoundedHTTPS
 from tracekit.errors import ResumableError, TracekitError, UnavailableError, UsageError
 from tracekit.extract.caption import clean
 
@@ -41,6 +42,13 @@ _LOCAL_ENDINGS = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
 
 class Rejected(Exception):
     """The server does not take the request in this form (HTTP 400 or 422)."""
+
+
+class TooLarge(ValueError):
+    """The server takes no request of this size (HTTP 413): its form is not what is wrong, and a smaller one may pass."""
+
+    def __init__(self, num_bytes: int, said: str) -> None:
+        super().__init__(f"a request of {num_bytes / 1e6:.2f} MB is too large (413{': ' if said else ''}{said})")
 
 
 class _Passing(Exception):
@@ -67,13 +75,13 @@ class ChatServer:
         self._first_wait = first_wait
         # A server on this network is not reached by way of a proxy; others are where the environment says so.
         proxies = urllib.request.ProxyHandler({}) if is_local(url) else urllib.request.ProxyHandler()
-        self._opener = urllib.request.build_opener(proxies, _NoRedirects())
+        self._opener = urllib.request.build_opener(proxies, _NoRedirects(), BoundedHTTP(), BoundedHTTPS())
 
     def post(self, content: Mapping[str, Any]) -> Any:
         """What the server answers, as JSON.
 
-        Raises Rejected when the request has a form that it does not take, ValueError when the answer is no JSON or too long, or held back
-        by a filter, UnavailableError when asking again would not help, ResumableError when it was asked often enough in vain.
+        Raises Rejected when the request has a form that it does not take, TooLarge, ValueError when the answer is no JSON or too long, or
+        held back by a filter, UnavailableError when asking again would not help, ResumableError when it was asked often enough in vain.
         """
         body = json.dumps(content).encode()
         began = time.monotonic()
@@ -96,13 +104,12 @@ class ChatServer:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"tracekit/{__version__}"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        until = time.monotonic() + self._timeout
         try:
             with self._opener.open(urllib.request.Request(self.url, body, headers), timeout=self._timeout) as response:
-                answer = self._withheld(_read(response, until))
+                answer = self._withheld(_read(response))
         except urllib.error.HTTPError as error:
             with error:
-                self._refused(error, until)
+                self._refused(error, len(body))
         except urllib.error.URLError as error:
             self._unreached(error.reason)
         except (OSError, http.client.HTTPException) as error:
@@ -114,10 +121,10 @@ class ChatServer:
         except (ValueError, RecursionError):
             raise ValueError(f"the server's answer is no JSON: {self._shown(_decoded(answer))}") from None
 
-    def _refused(self, error: urllib.error.HTTPError, until: float) -> None:
-        """Raise what an HTTP status other than success means."""
+    def _refused(self, error: urllib.error.HTTPError, num_bytes: int) -> None:
+        """Raise what an HTTP status other than success means, after a request of so many bytes."""
         try:
-            answer = self._withheld(_read(error, until)[:MOST_BYTES])
+            answer = self._withheld(_read(error)[:MOST_BYTES])
         except (OSError, http.client.HTTPException):
             answer = b""
         message = self._message(answer)
@@ -133,7 +140,9 @@ class ChatServer:
             raise _Passing(said, _seconds(error.headers.get("Retry-After")))
         if error.code == 400 and _holds_back(answer):
             raise ValueError(f"the server will not look at it: {message}")
-        if error.code in (400, 413, 422):
+        if error.code == 413:
+            raise TooLarge(num_bytes, message)
+        if error.code in (400, 422):
             raise Rejected(said)
         hints = {
             401: "the key is missing or wrong: set TRACEKIT_API_KEY in the environment",
@@ -217,14 +226,12 @@ def is_local(url: str) -> bool:
     return address.is_loopback or address.is_private or address.is_link_local
 
 
-def _read(response: Any, until: float) -> bytes:
-    """At most one byte more than MOST_BYTES. A server that sends drop by drop is not waited for beyond `until` either."""
+def _read(response: Any) -> bytes:
+    """At most one byte more than MOST_BYTES."""
     chunks, length = [], 0
     while length <= MOST_BYTES and (chunk := response.read1(1 << 16)):
         chunks.append(chunk)
         length += len(chunk)
-        if time.monotonic() > until:
-            raise TimeoutError
     expected = response.headers.get("Content-Length", "")
     if length <= MOST_BYTES and expected.isdigit() and length < int(expected):  # read1 does not tell
         raise http.client.IncompleteRead(b"", int(expected) - length)
