@@ -221,7 +221,7 @@ with join_processes("cpu") as processes:
 """
 
 
-@pytest.mark.parametrize("head", ["pico", "diffusion-nano"])
+@pytest.mark.parametrize("head", ["pico", pytest.param("diffusion-nano", marks=pytest.mark.slow)])
 def test_two_processes_are_one(world: Path, demos: Path, tmp_path: Path, head: str) -> None:
     """The same global batch, with accumulation, a validation, and a stop in the middle."""
     alone = train(plan(world, demos, engine=VALIDATING, head={"head": head}), tmp_path / "alone")

@@ -119,6 +119,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, sources: dict[str, Pa
     assert place.result() == expected
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_again_and_again(tmp_path: Path, sources: dict[str, Path], place: Place) -> None:
     expected, all_calls = undisturbed(tmp_path, sources, place.command)
     chance, num_kills, code = random.Random(3), 0, None

@@ -95,6 +95,7 @@ def test_what_is_written(made: Path) -> None:
         assert step.counts["tries that the expert failed, left out"] == 0
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_files_with_any_number_of_jobs(made: Path, tmp_path: Path) -> None:
     done = tracekit(
         *SMALL, "--camera", "corner2,handheld", "--jobs", 1, "-d", tmp_path / "out", "--demos", tmp_path / "d.h5", cwd=tmp_path, env=CLOCK
@@ -242,6 +243,7 @@ def test_told_to_stop(tmp_path: Path, number: int, code: int) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_terminated_and_resumed(made: Path, tmp_path: Path) -> None:
     arguments = [*SMALL, "--camera", "corner2,handheld", "-d", tmp_path / "out", "--demos", tmp_path / "d.h5"]
     process = start(*arguments)
@@ -275,6 +277,7 @@ def test_a_full_disk_leaves_whole_episodes(tmp_path: Path, kib: int, num_whole: 
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_demonstrations_are_added_to_a_file_that_lacks_some(made: Path, tmp_path: Path) -> None:
     """Also: what was there is not filmed again, and a file of demonstrations alone may be lost."""
     arguments = [*SMALL, "-d", tmp_path / "out", "--demos", tmp_path / "d.h5"]

@@ -74,7 +74,7 @@ def mixed_candidates(scene, chunk=NUM_FRAMES):
     return keypoints(np.concatenate([early, late]), np.repeat([0, 9], [len(early), len(late)]), NUM_FRAMES, chunk)
 
 
-@pytest.mark.parametrize("with_depth", [True, False])
+@pytest.mark.parametrize("with_depth", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_long_clip_cut_into_chunks_gives_the_same_tracks(scene, with_depth):
     candidates = mixed_candidates(scene)
     whole = run(scene, candidates, KLT(BackendSetup()), with_depth, chunk=NUM_FRAMES)
