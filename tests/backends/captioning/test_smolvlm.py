@@ -216,6 +216,9 @@ def test_nan_is_an_error(tmp_path: Path, episode) -> None:
         ours._resident.model.lm_head.weight[3] = torch.nan
     with pytest.raises(BadDataError, match="caption: the model returns NaN"):
         ours.describe(EventRequest(episode, episode.video.frames, 0, 6, ""))
+    ours.events.size = 2
+    with pytest.raises(BadDataError, match="caption: the model returns NaN"):
+        list(ours.describe_each([EventRequest(episode, episode.video.frames, 0, stop, "") for stop in (5, 6)]))
 
 
 def test_out_of_memory_says_what_to_set(folder: Path, episode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,43 +425,37 @@ def test_no_more_than_the_pictures_of_one_batch_are_taken(folder: Path) -> None:
         assert len(set(taken)) == (number + 1) // 2 * 2
 
 
-def test_nan_in_a_row_that_still_speaks_is_an_error(folder: Path) -> None:
-    ours = captioner(folder, answer_tokens=512)
-    ours.events.size = 2
+class NanFrom(LogitsProcessor):
+    """One row of a batch is NaN from the 40th word on."""
+
+    def __init__(self, row: int, num_read: int) -> None:
+        self.row, self.num_read = row, num_read
+
+    def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if len(scores) > 1 and tokens.shape[1] - self.num_read >= 40:
+            scores = scores.clone()
+            scores[self.row] = torch.nan
+        return scores
+
+
+def test_nan_in_a_batch_is_looked_into_one_by_one_unless_the_row_has_ended(folder: Path) -> None:
     episode, frames = clip_of(2)
     requests = [EventRequest(episode, frames, start, start + 4, "") for start in (0, 4)]
     short = '{"text": 1}'
-
-    class Broken(LogitsProcessor):
-        """One row is NaN from the 40th word on."""
-
-        def __init__(self, row: int, num_read: int) -> None:
-            self.row, self.num_read = row, num_read
-
-        def __call__(self, tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            if tokens.shape[1] - self.num_read >= 40:
-                scores = scores.clone()
-                scores[self.row] = torch.nan
-            return scores
-
-    whole = ours._resident.model.generate
-    for row, raises in ((0, False), (1, True)):
-        dictate(ours._resident, short, said(2))
+    for row, passes in ((0, [2]), (1, [2, 1, 1])):
+        ours = captioner(folder, answer_tokens=512)
+        ours.events.size = 2
+        asked = dictate(ours._resident, *(short, said(2)) * 2)
         dictated = ours._resident.model.generate
 
         def broken(row: int = row, dictated: Any = dictated, **given: Any) -> Any:
-            first = Broken(row, given["input_ids"].shape[1])
+            first = NanFrom(row, given["input_ids"].shape[1])
             return dictated(**{**given, "logits_processor": LogitsProcessorList([first, *given["logits_processor"]])})
 
         ours._resident.model.generate = broken
-        if raises:
-            with pytest.raises(BadDataError, match="the model returns NaN"):
-                list(ours.describe_each(requests))
-        else:
-            first, second = ours.describe_each(requests)
-            assert isinstance(first, ValueError) and second.text == "Event 2."
-        ours._resident.model.generate = whole
-        ours._unusable.clear()
+        first, second = ours.describe_each(requests)
+        assert isinstance(first, ValueError) and second.text == "Event 2."
+        assert [len(given["input_ids"]) for given in asked] == passes
 
 
 def damaged(folder: Path, tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from typing import Any
 from tracekit.backends.captioning.caption_prompts import Question
 from tracekit.backends.memory import is_out_of_memory
 from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_foreign_parts, refuse_other_weights, silent_transformers
-from tracekit.errors import BadDataError, StorageError, TracekitError, UnavailableError
+from tracekit.errors import BadDataError, StorageError, UnavailableError
 from tracekit.extract.caption import clean
 
 RETRY_TEMPERATURE = 0.7
@@ -59,12 +59,10 @@ class ChatNetwork:
             if len(questions) > 1 and self._takes_batches and _alike([self._sizes(question) for question in questions]):
                 try:
                     return self._generate(self._inputs(questions), most_tokens, sampled=seed is not None)
-                except TracekitError:
-                    raise
                 except Exception as error:
                     if is_out_of_memory(error):
                         raise
-                    # Not all processors and networks can; what is wrong with a question itself, it shows alone.
+                    # Not all processors take several, and some networks make NaN of padding; what is wrong with a question shows alone, too.
                     self._takes_batches = False
             return [self._generate(self._inputs([question]), most_tokens, sampled=seed is not None)[0] for question in questions]
 
@@ -105,8 +103,8 @@ class ChatNetwork:
             if any(question.pictures for question in questions):
                 how["images_kwargs"] = self._sizes(questions[0])
             inputs = self.processor.apply_chat_template(chats if together else chats[0], processor_kwargs=how, **options)
-        if together and not inputs["attention_mask"][:, -1].all():
-            raise RuntimeError("the processor pads on the right")
+        if together and (len(inputs["input_ids"]) != len(questions) or not inputs["attention_mask"][:, -1].all()):
+            raise RuntimeError("the processor gives no row for each question, or pads on the right")
         return self._on_device(inputs)
 
     def _content(self, question: Question) -> Any:
