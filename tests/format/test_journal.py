@@ -141,3 +141,36 @@ def test_only_what_is_ours_is_removed_and_nothing_packed_is_unpacked(tmp_path):
             (journal.folder / name).write_bytes(b"somebody's")
         assert journal.read(0, "digest") is not None and journal.read(1, "digest") is None
     assert sorted(path.name for path in journal.folder.iterdir()) == ["data.npz", "monkey.json"]
+
+
+def test_who_comes_second_leaves_nothing_behind(output: Path) -> None:
+    """Two equal commands at once: one of them finds the output made when it would put its own there."""
+    with pytest.raises(BadDataError), Journal(output, pytest.fail) as journal:
+        journal.open(KEY)
+        journal.keep(0, "digest 0", ANSWER)
+        output.write_text("made meanwhile")
+        raise BadDataError("out.h5 appeared while this command ran")
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_run_that_would_replace_the_output_and_fails_keeps_its_answers(output: Path) -> None:
+    output.write_text("of yesterday")
+    with pytest.raises(StorageError), Journal(output, pytest.fail) as journal:
+        journal.open(KEY)
+        journal.keep(0, "digest 0", ANSWER)
+        raise StorageError("the disk is full")
+    with Journal(output, lambda text: None) as journal:
+        journal.open(KEY)
+        assert journal.read(0, "digest 0") is not None
+
+
+def test_outputs_of_long_names_do_not_share_their_progress(tmp_path: Path) -> None:
+    for start in ("x" * 180, "é" * 100):
+        left, right = tmp_path / f"{start}_left.h5", tmp_path / f"{start}_right.h5"
+        assert killed_run(left, 2) == killed_run(right, 1) == []
+        with Journal(left, lambda text: None) as journal:
+            journal.open(KEY)
+            assert journal.read(1, "digest 1") is not None
+        with Journal(right, lambda text: None) as journal:
+            journal.open(KEY)
+            assert journal.read(0, "digest 0") is not None

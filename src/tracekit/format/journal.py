@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -29,6 +30,8 @@ _DIGEST = "of_inputs"
 _OUT_OF_MEMORY = "out_of_memory"
 _OURS = re.compile(r"(\d{6,}\.npz|key\.json)(\.part)?")
 _MOST_KEY_BYTES = 1 << 20
+_LONGEST_NAME = 180
+"""Bytes of the output's name that the folder's holds; file systems take 255."""
 _SPACE_LEFT = 4
 """So many times its own size an answer must leave free on the disk: what is written of it to the output is smaller than the answer."""
 
@@ -40,7 +43,8 @@ class Journal:
     """
 
     def __init__(self, output: Path, say: Callable[[str], None]) -> None:
-        self.folder = output.parent / f".{output.name[:180]}.progress"
+        self.folder = output.parent / f".{_short(output.name)}.progress"
+        self._output, self._was_there = output, True
         self._say = say
         self._lock: int | None = None
         self._last: Path | None = None
@@ -51,6 +55,7 @@ class Journal:
         """Go on with what is in the folder if that was computed by the same `key` (values for JSON), else begin anew."""
         text = json.dumps(key, sort_keys=True)
         try:
+            self._was_there = self._output.exists()
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             if not _locked(self._lock):
@@ -113,7 +118,8 @@ class Journal:
                 and self._last is not None
             ):
                 self._last.unlink(missing_ok=True)  # it may be this answer that the stage cannot accept
-            if kind is None or not any(self.folder.glob("*.npz")):
+            made_by_another = not self._was_there and self._output.exists()
+            if kind is None or made_by_another or not any(self.folder.glob("*.npz")):
                 self._clear()
                 self.folder.rmdir()
         self._release()
@@ -167,6 +173,14 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
+
+
+def _short(name: str) -> str:
+    """A file name that leaves room for more, and is that of no other file."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return encoded[: _LONGEST_NAME - 17].decode("utf-8", "ignore") + "-" + hashlib.sha256(encoded).hexdigest()[:16]
 
 
 def _locked(descriptor: int) -> bool:
