@@ -16,6 +16,7 @@ from tracekit.format.demo_overview import ROBOMIMIC, describe_robomimic, has_rob
 from tracekit.format.demos import FORMAT, describe_demos, holds_demos
 from tracekit.format.file import RecordFile, open_records
 from tracekit.parameters import parameter
+from tracekit.printable import all_printable
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    report = all_printable(report)
     console = Console(highlight=False, markup=False)
     if "error" in report:
         console.print(Text(f"{report['file']}: {report['error']}"))
@@ -134,7 +136,7 @@ def show(report: dict[str, Any]) -> None:
         return
     steps = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("#", "command", "backend", "when", "seed", "counted"):
-        steps.add_column(column, overflow="fold")
+        steps.add_column(column, overflow="fold", no_wrap=column == "when")
     for number, step in enumerate(report["provenance"]):
         counts = ", ".join(f"{value:,} {name}" for name, value in step["counts"].items() if value)
         kinds = {"": step["weights_sha256"], "code ": step.get("code_sha256")}

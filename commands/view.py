@@ -54,10 +54,17 @@ def view(frames: Frames, episode: Episode, choice: ViewOptions) -> np.ndarray:
     if choice.frame is not None:
         return draw(frames[_existing(choice.frame, frames)], choice.frame)
     chosen = default if default is not None else np.linspace(0, len(frames) - 1, min(choice.num_frames, len(frames))).round().astype(int)
-    sheet = drawing.contact_sheet([draw(frames[int(t)], int(t)) for t in chosen], titles=[f"{_seconds(episode, t):.1f} s" for t in chosen])
+    sheet = drawing.contact_sheet([draw(frames[int(t)], int(t)) for t in chosen], titles=moments([_seconds(episode, t) for t in chosen]))
     if what == "traces" and episode.events is not None:
         return np.concatenate([sheet, timeline.draw_timeline(episode, sheet.shape[1])])
     return sheet
+
+
+def moments(seconds: list[float]) -> list[str]:
+    """Times of frames as titles, with as many digits as tell neighbours apart."""
+    nearest = min(np.diff(seconds), default=1.0)
+    digits = next((digits for digits in (1, 2) if nearest >= 0.99 * 10.0**-digits), 3)
+    return [f"{moment:.{digits}f} s" for moment in seconds]
 
 
 def _painter(what: str, episode: Episode, choice: ViewOptions) -> tuple[Callable[[np.ndarray, int], np.ndarray], np.ndarray | None]:

@@ -58,6 +58,11 @@ class _OneSource:
 def run(stage: Stage, sources: list[str], choice: Choice) -> None:
     """Work through all sources of this shard. Raises SomeFailedError at the end when some failed, ResumableError when stopped early."""
     common = choice.common
+    if common.output and common.out_dir:
+        raise UsageError(
+            "-o and -d exclude each other",
+            hint="-o FILE is for one source, -d DIR for one output per source; a name that begins with - is given as ./-NAME",
+        )
     if common.output:
         raise UsageError("-o names one file, but there are several sources", hint="use -d DIR for one output per source")
     if not common.out_dir:

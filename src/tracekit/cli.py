@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 
 from tracekit import plugins
 from tracekit.errors import PipeClosedError, StorageError, TracekitError
+from tracekit.printable import printable
 
 # In order of the pipeline: name -> (module in tracekit.commands, one line of help).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -216,7 +217,7 @@ def _command_name(arguments: list[str]) -> str:
 
 def _say(text: str, arguments: list[str]) -> None:
     command = _command_name(arguments)
-    print(f"tracekit{' ' + command if command else ''}: {text}", file=sys.stderr)
+    print(f"tracekit{' ' + command if command else ''}: {printable(text)}", file=sys.stderr)
 
 
 def _on_sigterm(*_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from tracekit.printable import printable
 from tracekit.report import Report
 
 
@@ -53,4 +54,4 @@ class ConsoleReport(Report):
     def _write(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        print(self._prefix + text, file=sys.stderr)
+        print(printable(self._prefix + text), file=sys.stderr)

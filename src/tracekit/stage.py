@@ -30,6 +30,7 @@ from tracekit.format.journal import Journal
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.parameters import parameter
+from tracekit.printable import printable
 from tracekit.records import Clip, Episode, Frames
 from tracekit.report import Report
 
@@ -150,7 +151,7 @@ class Stage:
         plan.append("use " + ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(choice.parameters).items()))
         plan.append(f"write {', '.join(self.writes)} to {output or 'standard output'}")
         for line in plan:
-            print(f"tracekit {self.name}: would {line}", file=sys.stderr)
+            print(printable(f"tracekit {self.name}: would {line}"), file=sys.stderr)
 
     @contextlib.contextmanager
     def hint_of_preset(self, choice: Choice) -> Iterator[None]:
@@ -342,7 +343,7 @@ class Work:
         if code_sha256 := getattr(backend, "code_sha256", None):
             self.code_sha256 = code_sha256()
             where = backend.checkout.folder or f"installed in {backend.checkout.python}"
-            self.report.note(f"{name}: runs the code {where}")
+            self.report.note(f"{backend.name}: runs the code {where}")
         self.report.progress(0, len(self.clip.pts))  # a batch hears that we are alive: weights may have taken long
         return self._journalled(backend)
 

@@ -142,6 +142,8 @@ def test_manifests(tmp_path: Path, episode_file: Path) -> None:
 def test_usage(tmp_path: Path, sources: list[Path]) -> None:
     assert tracekit("filter", *sources).returncode == 2
     assert tracekit("filter", *sources, "-o", tmp_path / "x.h5").returncode == 2
+    done = tracekit("filter", "-dash.h5", "-o", tmp_path / "x.h5")  # -d ash.h5
+    assert done.returncode == 2 and b"-o and -d exclude each other" in done.stderr and b"./-NAME" in done.stderr
     done = tracekit("filter", *sources, "-d", tmp_path / "out", "-n")
     assert done.returncode == 0 and not (tmp_path / "out").exists() and done.stderr.count(b"would write motion to") == 4
 

@@ -158,7 +158,9 @@ def test_events_shorter_than_the_least_are_merged_across_the_weaker_boundary():
         signal = np.interp(t, [0, 60, 78, 100, 108, 140, 199], [0, 1, left, 1, right, 1, 0])
         free = cut(signal, min_duration=10 / FPS)
         assert len(free.start) == 3 and free.stop[1] - free.start[1] < 38
-        merged = cut(signal, min_duration=38 / FPS)
+        report = Report()
+        merged = cut(signal, min_duration=38 / FPS, report=report)
+        assert report.counts["events shorter than the shortest duration, joined to a neighbour"] == 1
         assert len(merged.peak) == 3 and (merged.stop - merged.start >= 38).all()
         stays = free.start[2] if left > right else free.start[1]
         assert merged.start.tolist() == [0, stays]
@@ -238,7 +240,9 @@ def test_no_frames_no_events():
 
 @pytest.mark.parametrize("num_tracks", [0, 4])
 def test_nothing_moves_is_one_event(num_tracks):
-    events = segment(tracks_of(np.zeros((60, num_tracks, 3))), moving([0] * num_tracks), FPS, SegmentParameters(), report=Report())
+    report = Report()
+    events = segment(tracks_of(np.zeros((60, num_tracks, 3))), moving([0] * num_tracks), FPS, SegmentParameters(), report=report)
+    assert report.notes == ["no track moves: only the longest duration cuts the clip"]
     assert np.isnan(events.signal).all() and (events.smoothed == 0).all()
     assert events.start.tolist() == [0] and events.stop.tolist() == [60]
 

@@ -346,7 +346,7 @@ def test_chunks_that_do_not_fit_in_memory_are_tracked_in_pieces(scene, error, ch
     found = run(scene, candidates, tracker, report=report, **options)
     assert report.counts["runs of the tracker that ran out of memory (made again with fewer frames)"] == tracker.num_refused > 0
     assert report.counts["candidates on patches that a track covers already"] == 0
-    assert any(note.startswith("the chunk was halved to ") for note in report.notes)
+    assert any(note.startswith("the chunk is cut to at most ") for note in report.notes)
     # The same tracks, in the same order, with every identity followed to the end.
     np.testing.assert_array_equal(found.keypoint, whole.keypoint)
     np.testing.assert_array_equal(found.born, whole.born)

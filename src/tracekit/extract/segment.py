@@ -63,7 +63,9 @@ def segment(tracks: Tracks, motion: Motion, fps: float, parameters: SegmentParam
         peaks = find_peaks(smoothed, height=low + parameters.height * span, prominence=parameters.prominence * span, distance=shortest)
     cuts = [a + int(np.argmin(smoothed[a : b + 1])) for a, b in pairwise(peaks.tolist())]
 
+    num_found = len(cuts)
     cuts = _merge_short_events(cuts, smoothed, shortest)
+    report.count("events shorter than the shortest duration, joined to a neighbour", num_found - len(cuts))
     cuts = _split_long_events(cuts, smoothed, shortest, longest)
     if parameters.max_events is not None:
         cuts = _merge_surplus_events(cuts, smoothed, parameters.max_events, longest, report)
@@ -82,6 +84,8 @@ def motion_signal(tracks: Tracks, motion: Motion, fps: float, max_moving: int | 
     report.count("valid positions that are not finite, left out of the motion signal", int((claimed & ~known).sum()))
     xyz[~known] = np.nan
 
+    if len(xyz) and not moving.any():
+        report.note("no track moves: only the longest duration cuts the clip")
     signal = np.full(len(xyz), np.nan)
     if len(xyz) < 3:
         return signal

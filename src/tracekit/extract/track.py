@@ -327,7 +327,7 @@ class _Runs:
             )
         self._num_out_of_memory += 1
         self._most_frames = max(FEW_FRAMES, (length + 1) // 2)
-        self.report.note(f"the chunk was halved to {self._most_frames} frames from frame {chunk.start} on: out of memory")
+        self.report.note(f"the chunk is cut to at most {self._most_frames} frames from frame {chunk.start} on: out of memory")
 
     def _run(
         self, chunk: _Chunk, queries: np.ndarray, query_frames: np.ndarray, identities: np.ndarray
