@@ -147,7 +147,8 @@ class Stage:
             if choice.backend.backend != "auto":
                 with self.hint_of_preset(choice):
                     registry.check(self.backend_kind, choice.backend.backend, choice.backend_setup(choice.parameters))
-            plan.append(f"run the {self.backend_kind} backend {choice.backend.backend}")
+            which = " (`tracekit info --backends` says which that is)" if choice.backend.backend == "auto" else ""
+            plan.append(f"run the {self.backend_kind} backend {choice.backend.backend}{which}")
         plan.append("use " + ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(choice.parameters).items()))
         plan.append(f"write {', '.join(self.writes)} to {output or 'standard output'}")
         for line in plan:
