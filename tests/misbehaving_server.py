@@ -137,8 +137,8 @@ def serving() -> Iterator[MisbehavingServer]:
         thread.join()
 
 
-def says(text: str | None, *, reason: str = "stop", refusal: str | None = None, **more: Any) -> Reply:
-    """A chat completion."""
+def says(text: Any, *, reason: str = "stop", refusal: str | None = None, **more: Any) -> Reply:
+    """A chat completion. `text` is a string mostly; None or a list of parts may come, too."""
     message = {"role": "assistant", "content": text, **({"refusal": refusal} if refusal else {})}
     completion = {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": reason}]}
     return Reply(json.dumps(completion).encode(), **more)

@@ -33,7 +33,7 @@ class BackendSetup:
     """The parameters of the stage, for what only some backends need to know; None takes their defaults."""
 
 
-Commercial = Literal["yes", "no", "by weights"]
+Commercial = Literal["yes", "no", "by weights", "by server"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Facts:
     """Where its weights are published."""
     weights_licence: str = ""
     commercial: Commercial = "yes"
-    """Whether code and weights may both be used commercially; "by weights": some of those that it takes, and others not."""
+    """Whether code and weights may both be used commercially; "by weights": some of those that it takes, and others not;
+    "by server": the terms of the server that it asks decide."""
 
 
 class Backend(Protocol):

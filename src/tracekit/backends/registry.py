@@ -47,6 +47,11 @@ PAPERS_CHOICE = {"features": "dinov2", "reconstruction": "vggt", "tracking": "ta
 # What `--preset release` takes: what the authors' code runs.
 RELEASES_CHOICE = {"features": "dinov2", "reconstruction": "vggt4track", "tracking": "tapip3d", "captioning": "api"}
 _ENTRY_POINTS = "tracekit.backends"
+_MAY_BE_USED = {
+    "no": "is not for commercial use",
+    "by weights": "may be used commercially with some weights, with others not",
+    "by server": "may be used commercially where the server's terms allow it",
+}
 
 
 def names(kind: str) -> list[str]:
@@ -135,8 +140,9 @@ def _say_licence(kind: str, backend: Any, report: Report) -> None:
     facts: Facts | None = getattr(backend, "facts", None)
     if facts is None or facts.commercial == "yes":
         return
-    allowed = "is not for commercial use" if facts.commercial == "no" else "may be used commercially with some weights, with others not"
-    report.note(f"{kind}: {backend.name} {allowed} (code: {facts.code_licence}; weights: {facts.weights_licence or 'none'})")
+    report.note(
+        f"{kind}: {backend.name} {_MAY_BE_USED[facts.commercial]} (code: {facts.code_licence}; weights: {facts.weights_licence or 'none'})"
+    )
 
 
 def package_of(kind: str, name: str) -> str:

@@ -284,6 +284,11 @@ def test_a_refusal_before_the_request_is_read_is_heard() -> None:
         (Reply(b'"choices"'), "no chat completion"),
         (Reply(b'{"choices": [{"message": "hello"}]}'), "no chat completion"),
         (says(None), "says nothing"),
+        (says([]), "says nothing"),
+        (says([{"type": "thinking", "thinking": "hm"}]), "says nothing"),
+        (says([{"type": "refusal", "refusal": "I cannot help with that."}]), "refuses: I cannot help"),
+        (says(["hello"]), "no chat completion"),
+        (says([{"type": "text", "text": 5}]), "no chat completion"),
         (says(None, refusal="I cannot help with that."), "refuses: I cannot help"),
         (says('{"before": "A', reason="length"), "--answer-tokens"),
         (says("", reason="content_filter"), "content_filter"),
@@ -305,6 +310,13 @@ def test_unusable_answers_are_asked_again_and_differently(server: MisbehavingSer
     assert (first["temperature"], first["seed"]) == (0, 0) and second["temperature"] > 0 and second["seed"] == 1
     assert first["messages"] == second["messages"]
     assert captioner(server).describe(event(episode)).text == "text of x" and len(server.asked) == 2, "from the cache, at the first attempt"
+
+
+def test_an_answer_in_parts_is_the_text_among_them(server: MisbehavingServer, episode) -> None:
+    first, second = event_answer("x")[:20], event_answer("x")[20:]
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    server.script = [says([thought, {"type": "text", "text": first}, {"type": "text", "text": second}])]
+    assert captioner(server).describe(event(episode)).text == "text of x"
 
 
 def test_one_event_that_a_filter_holds_back_is_one_failed_event(server: MisbehavingServer, episode) -> None:
@@ -633,6 +645,8 @@ def test_missing_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ApiCaptions.missing(setup(**openai)) is None
     reason = str(ApiCaptions.missing(setup(**other)))
     assert "TRACEKIT_API_KEY" in reason and "OPENAI_API_KEY" not in reason, "OpenAI's key is for OpenAI"
+    reason = str(ApiCaptions.missing(setup(api_model="m", api_url="http://models.example.com/v1")))
+    assert "use https, or set TRACEKIT_API_KEY in the environment to nothing" in reason and "your key" not in reason
     monkeypatch.setenv("TRACEKIT_API_KEY", "")
     assert ApiCaptions.missing(setup(**other)) is None, "the user says that none is needed"
     monkeypatch.setenv("TRACEKIT_API_KEY", "sk-line\nfeed")
@@ -668,6 +682,8 @@ def test_no_key_leaves_unencrypted(episode) -> None:
         "https://host:port/v1",
         "https://a b/v1",
         "https://host/v1\r\nX: y",
+        "http://models%2eexample%2ecom/v1",
+        "http://127.0.0.1%2eexample.com/v1",
     ],
 )
 def test_addresses_that_are_none(url: str) -> None:
@@ -697,11 +713,20 @@ def test_addresses_with_secrets_are_refused_without_naming_them(monkeypatch: pyt
     [
         ("localhost", True), ("127.0.0.1", True), ("127.8.0.1", True), ("[::1]", True), ("10.1.2.3", True), ("192.168.0.5", True), ("gpu01", True),
         ("gpu.local", True), ("[fe80::1]", True), ("api.openai.com", False), ("8.8.8.8", False), ("localhost.example.com", False),
-        ("127.0.0.1.example.com", False), ("[2001:4860:4860::8888]", False),
+        ("127.0.0.1.example.com", False), ("[2001:4860:4860::8888]", False), ("[fe80::1%25eth0]", True), ("0x7f000001", True), ("2130706433", True),
+        ("0x08080808", False), ("0X8080808", False), ("134744072", False), ("8.8", False), ("[::ffff:8.8.8.8]", False),
     ],
 )  # fmt: skip
 def test_which_servers_are_local(host: str, local: bool) -> None:
     assert is_local(f"http://{host}:8000/v1") is local
+
+
+def test_its_servers_terms_decide_about_commercial_use(server: MisbehavingServer) -> None:
+    report = Report()
+    registry.create("captioning", "api", setup(api_model="m", api_url=server.url), report)
+    assert report.notes == [
+        "captioning: api may be used commercially where the server's terms allow it (code: Apache-2.0; weights: the server's terms)"
+    ]
 
 
 def test_auto_never_takes_it(server: MisbehavingServer, episode) -> None:

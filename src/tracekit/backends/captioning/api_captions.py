@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from tracekit.backends.captioning.answer_cache import AnswerCache
 from tracekit.backends.captioning.caption_answers import read_event, read_summary
-from tracekit.backends.captioning.caption_prompts import Question, about_captions, about_event
+from tracekit.backends.captioning.caption_prompts import RETRY_TEMPERATURE, Question, about_captions, about_event
 from tracekit.backends.captioning.chat_server import ChatServer, Rejected, TooLarge, check_url, is_local
 from tracekit.backends.captioning.event_pictures import take_pictures
 from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
@@ -28,8 +28,6 @@ from tracekit.pictures import encode_jpeg
 
 KEY, OPENAI_KEY = "TRACEKIT_API_KEY", "OPENAI_API_KEY"
 JPEG_QUALITY = 90
-RETRY_TEMPERATURE = 0.7
-"""After an unusable answer the model is sampled: at 0 it would say the same again."""
 _OPENAI = "api.openai.com"
 Answer = TypeVar("Answer")
 
@@ -44,7 +42,7 @@ class ApiCaptions:
         code_licence="Apache-2.0",
         weights="those of the server",
         weights_licence="the server's terms",
-        commercial="by weights",
+        commercial="by server",
     )
     automatic: ClassVar[bool] = False
     looks_at_frames: ClassVar[bool] = True
@@ -82,9 +80,13 @@ class ApiCaptions:
             reasons.append("give --api-model the name of a model of the server")
         key = _key_for(parameters.api_url)
         if key is None and not is_local(parameters.api_url):
-            other = f" or {OPENAI_KEY}" if urlsplit(parameters.api_url).hostname == _OPENAI else ""
+            address = urlsplit(parameters.api_url)
+            other = f" or {OPENAI_KEY}" if address.hostname == _OPENAI else ""
             reasons.append(
                 f"set {KEY}{other} in the environment to your key for {parameters.api_url} (to nothing if the server needs no key)"
+                if address.scheme == "https"
+                else f"{parameters.api_url} would get a key unencrypted: use https, or set {KEY} in the environment to nothing for a "
+                "server that needs no key"
             )
         if key and not all(33 <= ord(character) <= 126 for character in key):
             reasons.append(f"the key in {KEY} or {OPENAI_KEY} has characters that no key has")
@@ -236,6 +238,9 @@ def _text_of(completion: Any) -> str:
         choice = completion["choices"][0]
         message = choice["message"]
         content, refusal, reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+        if isinstance(content, list):  # in parts; what a model thinks aloud is one of another type
+            refusal = refusal or "".join(part["refusal"] for part in content if part["type"] == "refusal")
+            content = "".join(part["text"] for part in content if part["type"] == "text")
     except (TypeError, KeyError, IndexError, AttributeError):
         raise ValueError("the server's answer is no chat completion") from None
     if refusal:

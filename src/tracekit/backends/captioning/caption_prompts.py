@@ -20,6 +20,8 @@ from tracekit.extract.caption import clean
 
 MOST_CHARACTERS_OF_CAPTIONS = 12_000
 """All captions of one summary together, about 3,000 tokens: small models read no more than 8,192. Beyond, each is cut to its share."""
+RETRY_TEMPERATURE = 0.7
+"""After an unusable answer a model is sampled: its likeliest answer would be the same again."""
 
 _KEYS = {
     "before": "where the things that matter are and what state they are in at the start",

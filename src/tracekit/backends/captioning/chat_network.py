@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tracekit.backends.captioning.caption_prompts import Question
+from tracekit.backends.captioning.caption_prompts import RETRY_TEMPERATURE, Question
 from tracekit.backends.memory import is_out_of_memory
 from tracekit.backends.transformers_folder import SAFELY, STRICTLY, refuse_foreign_parts, refuse_other_weights, silent_transformers
 from tracekit.errors import BadDataError, StorageError, UnavailableError
 from tracekit.extract.caption import clean
-
-RETRY_TEMPERATURE = 0.7
 
 
 class ChatNetwork:

@@ -204,6 +204,8 @@ def check_url(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        # The opener would read "%2e" in a name as a dot, and go elsewhere than `is_local` says. Of an IPv6 address "%" begins the zone.
+        is_address = is_address and ("%" not in str(parts.hostname) or ":" in str(parts.hostname))
     except ValueError:
         is_address = False
     if not is_address or not url.isascii() or any(character.isspace() or not character.isprintable() for character in url):
@@ -218,11 +220,14 @@ def is_local(url: str) -> bool:
     .home.arpa.
     """
     host = (urllib.parse.urlsplit(url).hostname or "").rstrip(".")
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        # A bare number is an address, too, in a form that ipaddress does not read.
-        return ("." not in host and not host.isdigit()) or host.endswith(_LOCAL_ENDINGS)
+        try:  # "0x08080808" and bare numbers are addresses, too, for those who connect
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return "." not in host or host.endswith(_LOCAL_ENDINGS)
     return address.is_loopback or address.is_private or address.is_link_local
 
 
