@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tracekit.backends.hub import fetching, first_on_hub
 from tracekit.backends.protocols import BackendSetup
 from tracekit.errors import BadDataError, UnavailableError
 
@@ -46,7 +47,8 @@ def missing_weights(setup: BackendSetup, published: Published) -> str | None:
     repository = _repository(setup, published)
     needed = _listed([*published.beside, published.files[0]])
     if setup.weights is not None and (folder := Path(setup.weights).expanduser()).is_dir():  # whatever hub ids look like
-        return f"the folder {setup.weights} lacks {_listed(_lacking(folder, published))}; it must hold {needed}"
+        lacking = _listed(_lacking(folder, published))
+        return f"the folder {setup.weights} lacks {lacking}" + (f"; it must hold {needed}" if lacking != needed else "")
     if setup.weights is not None and is_path(setup.weights):
         return f"there are no weights at {setup.weights}: give a file, or a folder with {needed}"
     if not setup.download:
@@ -67,19 +69,11 @@ def get_weights(setup: BackendSetup, published: Published) -> Path:
         raise UnavailableError(reason)
     import huggingface_hub
 
-    repository = _repository(setup, published)
-    errors: list[Exception] = []
-    for name in published.files:
-        try:
-            for other in published.beside:
-                huggingface_hub.hf_hub_download(repository, other)
-            return Path(huggingface_hub.hf_hub_download(repository, name))
-        except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-            errors.append(error)
-    raise UnavailableError(
-        f"could not fetch {repository}: {errors[0]}",
-        hint="try again, or give --weights a local file or folder; where access must be granted, run `hf auth login`",
-    )
+    repository, instead = _repository(setup, published), "give --weights a local file or folder"
+    # All are looked for before the first is fetched: they may be large.
+    names = [first_on_hub(repository, choice, instead) for choice in (*((other,) for other in published.beside), published.files)]
+    with fetching(repository, instead):
+        return [Path(huggingface_hub.hf_hub_download(repository, name)) for name in names][-1]
 
 
 def sha256_of(path: Path) -> str:

@@ -519,6 +519,8 @@ def test_missing_says_how_to_get_it(folder: Path, tmp_path: Path, monkeypatch: p
     )
     assert SmolVLM.missing(BackendSetup(weights=str(folder))) is None
     assert "no folder ./nowhere" in str(SmolVLM.missing(BackendSetup(weights="./nowhere")))
+    file = folder / "model.safetensors"
+    assert f"{file} is a file: --weights needs the folder" in str(SmolVLM.missing(BackendSetup(weights=str(file))))
     merge = BackendSetup(weights=str(folder), parameters=CaptionParameters(merge_model="owner/text"))
     assert "owner/text" in str(SmolVLM.missing(merge)) and "--merge-model" in str(SmolVLM.missing(merge))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

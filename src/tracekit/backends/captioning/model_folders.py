@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from tracekit.backends.hub import fetching, first_on_hub
 from tracekit.backends.weights import cached_snapshot, is_offline, is_path, sha256_of
 from tracekit.errors import BadDataError, UnavailableError
 from tracekit.format.json_file import read_json_object
@@ -32,6 +33,8 @@ def missing_model(reference: str, *, download: bool, flag: str) -> str | None:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return f"the folder {reference} has no {lacking(folder)}: {flag} needs a whole model of transformers, with weights in safetensors"
+    if folder.is_file():
+        return f"{reference} is a file: {flag} needs the folder of a whole model of transformers, with weights in safetensors"
     if is_path(reference):
         return f"there is no folder {reference} ({flag})"
     if not download:
@@ -47,11 +50,10 @@ def get_model(reference: str, *, download: bool, flag: str) -> Path:
         raise UnavailableError(reason)
     import huggingface_hub
 
-    try:
+    instead = f"give {flag} a local folder"
+    first_on_hub(reference, [CONFIG], instead)
+    with fetching(reference, instead):
         folder = Path(huggingface_hub.snapshot_download(reference, allow_patterns=_FETCHED, ignore_patterns=["*/*"]))
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        hint = f"try again, or give {flag} a local folder; where access must be granted, run `hf auth login`"
-        raise UnavailableError(f"could not fetch {reference}: {error}", hint=hint) from error
     if lack := lacking(folder):
         raise UnavailableError(f"{reference} has no {lack}", hint=f"{flag} needs a model of transformers with weights in safetensors")
     return folder

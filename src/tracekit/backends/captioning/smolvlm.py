@@ -16,6 +16,7 @@ from tracekit.backends.captioning.event_pictures import take_pictures
 from tracekit.backends.captioning.model_folders import CONFIG, INDEX, WHOLE, digest_of, find_model, get_model, missing_model, model_sha256
 from tracekit.backends.devices import torch_device
 from tracekit.backends.memory import free_memory
+from tracekit.backends.packages import missing_package
 from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
 from tracekit.backends.weights import Published
 from tracekit.errors import BadDataError, StorageError, UnavailableError
@@ -68,9 +69,8 @@ class SmolVLM:
 
     @classmethod
     def missing(cls, setup: BackendSetup) -> str | None:
-        for package in ("torch", "torchvision", "transformers", "safetensors"):
-            if importlib.util.find_spec(package) is None:
-                return f"the package {package} is not installed: pip install {package}"
+        if reason := missing_package("torch", "torchvision", "transformers", "safetensors"):
+            return reason
         if reason := missing_model(setup.weights or DEFAULT, download=setup.download, flag="--weights"):
             return f"{reason}; {_NUM2WORDS}" if setup.weights is None and _lacks_num2words() else reason
         merger = setup.parameters.merge_model if setup.parameters is not None else ""

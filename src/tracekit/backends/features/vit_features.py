@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from tracekit.backends.batches import Batches, inference
 from tracekit.backends.devices import torch_device
 from tracekit.backends.features.timm_weights import FILES, architecture_in, load_timm
 from tracekit.backends.memory import free_memory
+from tracekit.backends.packages import missing_package
 from tracekit.backends.protocols import BackendSetup, PatchFeatures
 from tracekit.backends.weights import Published, find_weights, get_weights, is_path, missing_weights, sha256_of
 from tracekit.errors import UnavailableError
@@ -54,9 +54,8 @@ class VitFeatures:
 
     @classmethod
     def missing(cls, setup: BackendSetup) -> str | None:
-        for package in ("torch", "timm", "safetensors"):
-            if importlib.util.find_spec(package) is None:
-                return f"the package {package} is not installed: pip install {package}"
+        if reason := missing_package("torch", "timm", "safetensors"):
+            return reason
         setup = _named_in_full(setup)
         if reason := missing_weights(setup, cls.published):
             return reason

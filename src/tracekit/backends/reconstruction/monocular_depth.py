@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from tracekit.backends.batches import Batches, inference
 from tracekit.backends.devices import torch_device
 from tracekit.backends.memory import free_memory
+from tracekit.backends.packages import missing_package
 from tracekit.backends.protocols import BackendSetup, LocalGeometry
 from tracekit.backends.reconstruction.depth_grid import thin_out
 from tracekit.backends.reconstruction.depth_network import CONFIG, PREPROCESSOR, WEIGHTS, load_depth_network
@@ -60,9 +60,8 @@ class MonocularDepth:
 
     @classmethod
     def missing(cls, setup: BackendSetup) -> str | None:
-        for package in ("torch", "torchvision", "transformers", "safetensors"):
-            if importlib.util.find_spec(package) is None:
-                return f"the package {package} is not installed: pip install {package}"
+        if reason := missing_package("torch", "torchvision", "transformers", "safetensors"):
+            return reason
         if reason := missing_weights(setup, cls.published):
             return reason
         found = find_weights(setup, cls.published)
