@@ -230,7 +230,7 @@ class Choice:
             weights=chosen.weights,
             download=chosen.download,
             repo=chosen.repo,
-            patience=0.9 * common.stall_timeout,  # so that a batch hears why before it gives up
+            patience=common.stall_timeout,
             parameters=parameters,
         )
 

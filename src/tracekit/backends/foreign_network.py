@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import ClassVar
 
-from tracekit.backends.checkouts import Repository, code_files, find_checkout, missing_checkout
+import numpy as np
+
+from tracekit.backends.checkouts import Repository, code_files, find_checkout, missing_checkout, missing_from_python
 from tracekit.backends.protocols import BackendSetup, Facts
-from tracekit.backends.weights import Published, get_weights, missing_weights, sha256_of
+from tracekit.backends.weights import Published, find_weights, get_weights, missing_weights, sha256_of
 from tracekit.backends.worker import Worker
-from tracekit.errors import UnavailableError
+from tracekit.errors import BadDataError, UnavailableError
 
 
 class ForeignNetwork:
@@ -35,19 +38,42 @@ class ForeignNetwork:
 
     @classmethod
     def missing(cls, setup: BackendSetup) -> str | None:
-        return missing_checkout(cls.repository, setup) or missing_weights(setup, cls.published)
+        checkout = find_checkout(cls.repository, setup)
+        if checkout is None:
+            return missing_checkout(cls.repository, setup)
+        weights = find_weights(setup, cls.published)
+        reads = ("safetensors",) if str(weights or cls.published.files[0]).endswith(".safetensors") else ()
+        # Before the weights: gigabytes are not fetched for what cannot run.
+        return missing_from_python(checkout, (*cls.repository.needs, *reads)) or missing_weights(setup, cls.published)
 
     def weights_sha256(self) -> str:
         return sha256_of(self.weights)
 
     def code_sha256(self) -> str:
         """Digest of everything but the weights that decides an answer: the Python that runs the network, the code and the configuration of its
-        checkout, and what lies beside the weights."""
+        checkout, and what lies beside the weights. Raises UnavailableError for a file that cannot be read."""
         digest = hashlib.sha256(self.checkout.python.encode())
-        beside = [self.weights.with_name(name) for name in self.published.beside]
-        for file in [*code_files(self.repository, self.checkout), *(path for path in beside if path.is_file())]:
-            digest.update(f"\n{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+        beside = {name: self.weights.with_name(name) for name in self.published.beside}
+        try:
+            files = [
+                *code_files(self.repository, self.checkout).items(),
+                *((name, path) for name, path in beside.items() if path.is_file()),
+            ]
+            for name, path in files:
+                digest.update(f"\n{name} ".encode("utf-8", "surrogateescape") + hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise UnavailableError(f"{self.name}: {error.filename} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
+
+    def part_of(self, answer: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One array of the network's answer. Raises BadDataError unless it is there and has this shape."""
+        found = answer.get(part)
+        if found is None or found.shape != shape:
+            told = f"no {part}" if found is None else f"{part} of the shape {found.shape}"
+            raise BadDataError(
+                f"{self.name} answered {told}, should be {shape}", hint=f"another version of its repository? {self.repository.url} is meant"
+            )
+        return found
 
     def close(self) -> None:
         """End the process, and with it all that it holds."""

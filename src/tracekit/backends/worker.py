@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,13 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from tracekit.backends.checkouts import Checkout
+from tracekit.backends.checkouts import Checkout, environment_of
 from tracekit.backends.foreign import wire
 from tracekit.errors import BadDataError, StorageError, TracekitError, UnavailableError
 
 SERVE = Path(wire.__file__).with_name("serve.py")
 STDERR_TAIL = 600
 """Characters of what a failed network said last that go into the error."""
+MOST_SAID = 1 << 20
+"""Bytes of what a network prints that are kept: nobody reads more than the end."""
+TRY_ALONE = "tools/check_adapters.py tries it alone"
+SOONER = 0.9
+"""Part of its patience after which a process is ended, so that a batch with the same patience hears why before it gives up."""
 
 
 class WorkerMemoryError(MemoryError):
@@ -36,7 +41,7 @@ class Worker:
         """`name` is what errors call the backend, `network` a file of `foreign/` without its .py, or the path of a file elsewhere; `options`
         go to its `load` beside the repository.
 
-        A process from which nothing is heard for `patience` seconds is ended.
+        A process from which nothing is heard for `patience` seconds (nearly: SOONER) is ended.
         """
         self.name = name
         self.network_seconds = 0.0
@@ -53,7 +58,9 @@ class Worker:
         if self._process is None:
             self._start()
             try:
-                self._exchange(self._options, {})
+                self._exchange(
+                    self._options, {}, hint=f"give --weights the file that docs/backends/{self.name}.md names, as it was published"
+                )
             except WorkerMemoryError as error:
                 self.close()
                 raise StorageError(
@@ -77,14 +84,12 @@ class Worker:
                     stream.close()
 
     def _start(self) -> None:
-        # Keys are for us and for the servers that they belong to.
-        environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
         # Weights come from us alone, and a checkout is an input: nothing is written into it.
-        environment |= {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
-        if self._command[0] != sys.executable:
-            for name in ("PYTHONPATH", "PYTHONHOME"):
-                environment.pop(name, None)
+        environment = environment_of(self._command[0]) | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        fcntl.fcntl(
+            self._said, fcntl.F_SETFL, fcntl.fcntl(self._said, fcntl.F_GETFL) | os.O_APPEND
+        )  # or what is cut off would leave a hole
         try:
             self._process = subprocess.Popen(
                 self._command,
@@ -102,7 +107,10 @@ class Worker:
         os.set_blocking(self._process.stdin.fileno(), False)
         os.set_blocking(self._process.stdout.fileno(), False)
 
-    def _exchange(self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _exchange(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, hint: str = ""
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """`hint`: what to do when the process says that what it was given is not right."""
         try:
             wire.send(self._write, message, arrays)
             answer, results = wire.receive(self._read_into)
@@ -118,13 +126,15 @@ class Worker:
             raise WorkerMemoryError(text)
         self.close()
         if kind == "data":
-            raise BadDataError(text)
+            raise BadDataError(text, hint=hint)
+        if kind == "device":
+            raise UnavailableError(text, hint="--device: auto, cpu")
         if kind == "missing":
             raise UnavailableError(
                 f"{text} (in {self._command[0]})",
                 hint=f"install it into that Python; docs/backends/{self.name}.md says what else is needed",
             )
-        raise UnavailableError(f"{self.name}: its own code failed: {answer.get('text', '')}", hint="tools/check_adapters.py tries it alone")
+        raise UnavailableError(f"{self.name}: its own code failed: {answer.get('text', '')}", hint=TRY_ALONE)
 
     def _died(self, error: Exception) -> TracekitError:
         """What to say when the process is gone, or says what is no message."""
@@ -138,15 +148,25 @@ class Worker:
         if code == -signal.SIGKILL:
             return StorageError(f"{self.name}: its process was killed, most likely for want of memory", hint="lower --chunk")
         if code is None:
-            return UnavailableError(f"{self.name}: {error}", hint=said)
+            return UnavailableError(f"{self.name}: {error}", hint=said or TRY_ALONE)
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return UnavailableError(f"{self.name}: its process ended {how}", hint=said)
+        return UnavailableError(f"{self.name}: its process ended {how}", hint=said or TRY_ALONE)
 
     def _last_words(self) -> str:
         """The end of what it wrote to stderr. Read by place, because the process goes on writing where the file's own position is."""
+        return self._end_of_said().decode("utf-8", "replace").strip()
+
+    def _end_of_said(self) -> bytes:
         descriptor = self._said.fileno()
-        size = os.fstat(descriptor).st_size
-        return os.pread(descriptor, STDERR_TAIL, max(0, size - STDERR_TAIL)).decode("utf-8", "replace").strip()
+        return os.pread(descriptor, STDERR_TAIL, max(0, os.fstat(descriptor).st_size - STDERR_TAIL))
+
+    def _forget_what_was_said(self) -> None:
+        """All but the end, when it is much: a network that prints must not fill the disk."""
+        descriptor = self._said.fileno()
+        if os.fstat(descriptor).st_size > MOST_SAID:
+            end = self._end_of_said()
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, end)
 
     def _write(self, data: Any) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -168,14 +188,15 @@ class Worker:
                 done += count
 
     def _wait(self, *, reading: bool) -> None:
-        """Until the pipe is ready. Ends a process that has not stirred for `patience` seconds."""
+        """Until the pipe is ready. Ends a process that has not stirred for nearly `patience` seconds."""
         assert self._process is not None
         stream = self._process.stdout if reading else self._process.stdin
         assert stream is not None
         poll = select.poll()
         poll.register(stream, select.POLLIN if reading else select.POLLOUT)
         started = time.monotonic()
-        while (left := started + self._patience - time.monotonic()) > 0:
+        while (left := started + SOONER * self._patience - time.monotonic()) > 0:
+            self._forget_what_was_said()
             ended = self._process.poll() is not None
             # Short waits, so that a signal of ours is heard soon.
             if poll.poll(1000 * min(left, 1.0)):

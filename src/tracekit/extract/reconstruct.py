@@ -114,8 +114,8 @@ def reconstruct(
     Frames whose camera the backend could not find have confidence 0 and are counted. When a pass does not fit in memory, what is left to
     do is cut anew, with passes of half the length; each chunk of the result is one pass that was made.
 
-    Raises BadDataError when the backend returns something that is no camera (naming the frame), StorageError when not even FEWEST_AT_ONCE
-    frames fit in memory, or when a backend that remembers the clip runs out of it.
+    Raises BadDataError when the backend returns something that is no camera (naming the frame), or claims depth and knows none of it in the
+    whole clip; StorageError when not even FEWEST_AT_ONCE frames fit in memory, or when a backend that remembers the clip runs out of it.
     """
     declared.check(parameters)
     if depth is not None and len(depth) != len(frames):
@@ -147,6 +147,7 @@ def _reconstruct(
     chunks: list[_Chunk] = []
     confidence: list[np.ndarray] = []
     intrinsics: list[np.ndarray] = []
+    depth_is_known: bool | None = None  # nowhere yet; None where none is claimed
     with WrittenBehind(write_depth) as write_depth_behind:
         while to_do:
             start, stop = to_do.popleft()
@@ -167,12 +168,18 @@ def _reconstruct(
             else:
                 chunk = _align(local, indices, anchors, backend, report)
             if local.depth is not None:
+                depth_is_known = depth_is_known or bool((local.depth > 0).any())
                 write_depth_behind(start, local.depth if chunk.scale == 1.0 else local.depth * np.float32(chunk.scale))
             chunks.append(chunk)
             confidence.append(local.confidence)
             intrinsics.append(local.intrinsics)
             report.progress(stop, len(frames))
 
+    if depth_is_known is False:
+        raise BadDataError(
+            f"reconstruct, backend {backend.name}: no depth is known anywhere in the clip ({len(frames)} frames)",
+            hint="choose another --backend",
+        )
     passes.report_out_of_memory()
     _report_residuals(chunks, bounds, report)
     frame_confidence = np.concatenate(confidence)

@@ -67,7 +67,10 @@ def read_checkpoint(path: str | Path, *, inert: Iterable[str] = ()) -> dict[str,
             raise
         named = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if named:
-            reason = f"not a file of weights alone: it holds more than tensors ({named[1][:80]}), which could run code, and is not read"
+            known = ", a configuration as TAPIP3D's file has one" if named[1].startswith("omegaconf.") else ""
+            reason = (
+                f"not a file of weights alone: it holds more than tensors ({named[1][:80]}{known}), which could run code, and is not read"
+            )
         else:
             reason = "not a file of weights as torch.save writes them, or damaged or cut short"
         raise ValueError(f"{path}: {reason}") from error

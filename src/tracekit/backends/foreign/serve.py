@@ -4,7 +4,7 @@ NETWORK is a file of this folder, NETWORK.py, or the path of one that lies elsew
 (message, arrays). The first message holds the options: `repo` (folder of the checkout, or null where the package is installed), `weights`
 (a local file, or null for random ones), `device` ("auto", "cpu", "cuda"), and what the network itself wants. Every reply has "seconds", how long
 the network itself took, or "error" and "text": "memory" (out of memory; the process goes on), "data" (ValueError: weights or input are not
-right), "missing" (an import failed), "failed" (anything else).
+right), "missing" (an import failed), "device" (DeviceError), "failed" (anything else).
 """
 
 from __future__ import annotations
@@ -109,7 +109,13 @@ def _kind(error: Exception) -> str:
     if importlib.import_module(f"{PREFIX}out_of_memory").is_out_of_memory(error):
         _free_memory(error)
         return "memory"
+    if _is_device_error(error):
+        return "device"
     return "missing" if isinstance(error, ImportError) else "data" if isinstance(error, ValueError) else "failed"
+
+
+def _is_device_error(error: Exception) -> bool:
+    return isinstance(error, importlib.import_module(f"{PREFIX}devices").DeviceError)
 
 
 def _free_memory(error: BaseException) -> None:
@@ -130,7 +136,8 @@ def _free_memory(error: BaseException) -> None:
 
 def _said(error: Exception) -> str:
     traceback.print_exception(error)  # to stderr, which the other side keeps
-    return f"{error}" if isinstance(error, (ValueError, ImportError)) else f"{type(error).__name__}: {error}"
+    in_our_words = isinstance(error, (ValueError, ImportError)) or _is_device_error(error)
+    return f"{error}" if in_our_words else f"{type(error).__name__}: {error}"
 
 
 def _end_with_parent(parent: int) -> None:

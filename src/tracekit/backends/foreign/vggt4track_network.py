@@ -7,7 +7,7 @@ Facts from inference.py and models/SpaTrackV2/models/vggt4track/{models/vggt_moe
 - Its forward resizes to a width of 518 and cuts a portrait frame to a square, and then stretches what it found over the whole frame. So the
   parts are called here one by one, which for landscape and square frames at the size below gives what its forward gives.
 - inference.py trusts depth where the confidence exceeds 0.5.
-- The module of the loss, which only training needs, imports utils3d.
+- The module of the loss, which only training needs, imports utils3d; modules beside it draw (matplotlib, sklearn).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 TRUSTED = 0.5
-NEVER_NEEDED = ("utils3d", "xformers", "easydict", "cv2", "kornia")
+NEVER_NEEDED = ("utils3d", "xformers", "easydict", "cv2", "kornia", "matplotlib", "sklearn")
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any], dict[str, np.ndarray]], tuple[dict[str, Any], dict[str, np.ndarray]]]:

@@ -33,19 +33,18 @@ class ForeignReconstruction(ForeignNetwork):
         size = (frames.shape[2], frames.shape[1])
         grid = self.grid_size(size)
         _, found = self.worker.call({"frames": frames}, size=list(grid))
-        world_from_camera, intrinsics = cameras_of(found["pose_encoding"], grid)
-        self._check_depth(found["depth"], (len(frames), grid[1], grid[0]), frame_indices)
+        world_from_camera, intrinsics = cameras_of(self.part_of(found, "pose_encoding", (len(frames), 9)), grid)
+        depth_of_frames = self.part_of(found, "depth", (len(frames), grid[1], grid[0]))
+        self._check_depth(depth_of_frames, frame_indices)
         return LocalGeometry(
             intrinsics=np.stack([scale_intrinsics(each, grid, size) for each in intrinsics]),
             world_from_camera=world_from_camera,
-            confidence=found["confidence"],
-            depth=found["depth"],
+            confidence=self.part_of(found, "confidence", (len(frames),)),
+            depth=depth_of_frames,
         )
 
-    def _check_depth(self, depth: np.ndarray, shape: tuple[int, int, int], frame_indices: np.ndarray) -> None:
+    def _check_depth(self, depth: np.ndarray, frame_indices: np.ndarray) -> None:
         stage = f"reconstruct, backend {self.name}"
-        if depth.shape != shape:
-            raise BadDataError(f"{stage}: depth has the shape {depth.shape}, but should have {shape}")
         known = [bool(np.isfinite(image).any()) for image in depth]
         if not all(known):
             number = len(known) - sum(known)

@@ -26,7 +26,9 @@ class Vggt(ForeignReconstruction):
         weights_licence="VGGT-1B non-commercial; --weights facebook/VGGT-1B-Commercial (on application) VGGT License",
         commercial="by weights",
     )
-    repository: ClassVar[Repository] = Repository("vggt", "https://github.com/facebookresearch/vggt", "vggt/models/vggt.py", "vggt")
+    repository: ClassVar[Repository] = Repository(
+        "vggt", "https://github.com/facebookresearch/vggt", "vggt/models/vggt.py", "vggt", ("torch", "numpy", "einops", "huggingface_hub")
+    )
     published: ClassVar[Published] = Published("facebook/VGGT-1B", ("model.safetensors", "model.pt", "vggt_1B_commercial.pt"))
     network: ClassVar[str] = "vggt_network"
 

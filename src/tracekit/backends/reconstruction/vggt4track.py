@@ -30,7 +30,10 @@ class Vggt4Track(ForeignReconstruction):
         commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
-        "SpaTrackerV2", "https://github.com/henry123-boy/SpaTrackerV2", "models/SpaTrackV2/models/vggt4track/models/vggt_moe.py"
+        "SpaTrackerV2",
+        "https://github.com/henry123-boy/SpaTrackerV2",
+        "models/SpaTrackV2/models/vggt4track/models/vggt_moe.py",
+        needs=("torch", "torchvision", "numpy", "scipy", "PIL", "einops", "huggingface_hub"),
     )
     published: ClassVar[Published] = Published("Yuxihenry/SpatialTrackerV2_Front", ("model.safetensors", "pytorch_model.bin"))
     network: ClassVar[str] = "vggt4track_network"

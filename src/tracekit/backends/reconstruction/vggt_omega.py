@@ -28,7 +28,7 @@ class VggtOmega(ForeignReconstruction):
         commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
-        "vggt-omega", "https://github.com/facebookresearch/vggt-omega", "vggt_omega/models/vggt_omega.py", "vggt_omega"
+        "vggt-omega", "https://github.com/facebookresearch/vggt-omega", "vggt_omega/models/vggt_omega.py", "vggt_omega", ("torch", "numpy")
     )
     published: ClassVar[Published] = Published("facebook/VGGT-Omega", ("vggt_omega_1b_512.pt",))
     network: ClassVar[str] = "vggt_omega_network"

@@ -31,7 +31,7 @@ class CoTracker3(ForeignTracker):
         commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
-        "co-tracker", "https://github.com/facebookresearch/co-tracker", "cotracker/predictor.py", package="cotracker"
+        "co-tracker", "https://github.com/facebookresearch/co-tracker", "cotracker/predictor.py", "cotracker", ("torch", "numpy")
     )
     published: ClassVar[Published] = Published("facebook/cotracker3", ("scaled_offline.pth",))
     network: ClassVar[str] = "cotracker3_network"
@@ -52,6 +52,7 @@ class CoTracker3(ForeignTracker):
             uv[asked == frame] = clip.see(frame, queries_world[asked == frame])[0]
         queries = np.concatenate([asked[:, None], uv * scale], axis=1).astype(np.float32)
         _, found = self.worker.call({"queries": queries}, ask="track")
-        tracks = found["tracks"].astype(np.float64)
-        seen = found["visible"] | ~np.isfinite(tracks).all(axis=2)
+        shape = (len(clip), len(asked))
+        tracks = self.part_of(found, "tracks", (*shape, 2)).astype(np.float64)
+        seen = self.part_of(found, "visible", shape) | ~np.isfinite(tracks).all(axis=2)
         return lifted_tracks(clip, tracks / scale, seen, queries_world, asked)

@@ -48,7 +48,10 @@ class SpatialTracker2(ForeignTracker):
         commercial="no",
     )
     repository: ClassVar[Repository] = Repository(
-        "SpaTrackerV2", "https://github.com/henry123-boy/SpaTrackerV2", "models/SpaTrackV2/models/predictor.py"
+        "SpaTrackerV2",
+        "https://github.com/henry123-boy/SpaTrackerV2",
+        "models/SpaTrackV2/models/predictor.py",
+        needs=("torch", "torchvision", "numpy", "scipy", "einops", "huggingface_hub", "tqdm"),
     )
     published: ClassVar[Published] = Published("Yuxihenry/SpatialTrackerV2-Offline", ("model.safetensors",), ("config.json",))
     network: ClassVar[str] = "spatracker2_network"
@@ -92,9 +95,13 @@ class SpatialTracker2(ForeignTracker):
         uv = cameras.resize_pixels(uv, clip.image_size, self._size)
         queries = np.concatenate([asked[:, None], uv], axis=1).astype(np.float32)
         _, found = self.worker.call({"queries": queries}, ask="track", num_iters=NUM_ITERS, replace_ratio=REPLACE_RATIO)
-        self._check_cameras(clip, found["intrinsics"].astype(np.float64), found["first_from_camera"].astype(np.float64))
-        xyz_world = se3.transform_points(clip.world_from_camera, found["xyz_camera"].astype(np.float64))
-        return known_tracks(clip, xyz_world, found["visibility"], SEEN, queries_world, asked)
+        num_frames, num_points = len(clip), len(asked)
+        intrinsics = self.part_of(found, "intrinsics", (num_frames, 3, 3))
+        first_from_camera = self.part_of(found, "first_from_camera", (num_frames, 4, 4))
+        self._check_cameras(clip, intrinsics.astype(np.float64), first_from_camera.astype(np.float64))
+        xyz_camera = self.part_of(found, "xyz_camera", (num_frames, num_points, 3))
+        xyz_world = se3.transform_points(clip.world_from_camera, xyz_camera.astype(np.float64))
+        return known_tracks(clip, xyz_world, self.part_of(found, "visibility", (num_frames, num_points)), SEEN, queries_world, asked)
 
     def _check_cameras(self, clip: Clip, intrinsics: np.ndarray, first_from_camera: np.ndarray) -> None:
         """Raise UnavailableError unless it used our cameras: points in the frames of others would come out in wrong places."""

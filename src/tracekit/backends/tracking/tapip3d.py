@@ -48,7 +48,12 @@ class Tapip3d(ForeignTracker):
         weights_licence="not stated; the encoder began as CoTracker3's (CC-BY-NC-4.0)",
         commercial="no",
     )
-    repository: ClassVar[Repository] = Repository("TAPIP3D", "https://github.com/zbw001/TAPIP3D", "models/point_tracker_3d.py")
+    repository: ClassVar[Repository] = Repository(
+        "TAPIP3D",
+        "https://github.com/zbw001/TAPIP3D",
+        "models/point_tracker_3d.py",
+        needs=("torch", "torchvision", "numpy", "einops", "box"),
+    )
     published: ClassVar[Published] = Published("zbww/tapip3d", ("tapip3d_final.pth",))
     network: ClassVar[str] = "tapip3d_network"
     most_queries: ClassVar[int] = 2048
@@ -85,10 +90,11 @@ class Tapip3d(ForeignTracker):
     def follow(self, clip: Clip, queries_world: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         queries = np.concatenate([asked[:, None], queries_world], axis=1).astype(np.float32)
         _, found = self.worker.call({"queries": queries}, ask="track", num_iters=NUM_ITERS, support_grid=SUPPORT_GRID)
-        xyz_world = found["coords"].astype(np.float64)
+        shape = (len(clip), len(asked))
+        xyz_world = self.part_of(found, "coords", (*shape, 3)).astype(np.float64)
         if clip.depth is None:
             xyz_world = _on_plane(xyz_world, clip.world_from_camera)
-        return known_tracks(clip, xyz_world, found["logits"], math.log(SEEN / (1 - SEEN)), queries_world, asked)
+        return known_tracks(clip, xyz_world, self.part_of(found, "logits", shape), math.log(SEEN / (1 - SEEN)), queries_world, asked)
 
 
 def _on_plane(xyz_world: np.ndarray, world_from_camera: np.ndarray) -> np.ndarray:
