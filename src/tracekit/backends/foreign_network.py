@@ -54,15 +54,13 @@ class ForeignNetwork:
         checkout, and what lies beside the weights. Raises UnavailableError for a file that cannot be read."""
         digest = hashlib.sha256(self.checkout.python.encode())
         beside = {name: self.weights.with_name(name) for name in self.published.beside}
+        path = self.checkout.folder
         try:
-            files = [
-                *code_files(self.repository, self.checkout).items(),
-                *((name, path) for name, path in beside.items() if path.is_file()),
-            ]
-            for name, path in files:
+            files = code_files(self.repository, self.checkout) | {name: file for name, file in beside.items() if file.is_file()}
+            for name, path in files.items():
                 digest.update(f"\n{name} ".encode("utf-8", "surrogateescape") + hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
-            raise UnavailableError(f"{self.name}: {error.filename} cannot be read: {error.strerror}") from error
+            raise UnavailableError(f"{self.name}: {error.filename or path} cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
     def part_of(self, answer: Mapping[str, np.ndarray], part: str, shape: tuple[int, ...]) -> np.ndarray:

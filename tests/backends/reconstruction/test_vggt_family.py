@@ -264,6 +264,44 @@ def test_weights_of_another_network_are_refused_by_their_name(kind, make):
             backend.reconstruct(scene.frames([0]), np.arange(1), None)
 
 
+@pytest.mark.parametrize(
+    ("real", "other", "said"),
+    [
+        (
+            "self.camera_head.encoding(seen)",
+            "self.camera_head.encoding(seen)[..., :8]",
+            r"pose_encoding of the shape \(3, 8\), should be \(3, 9\)",
+        ),
+        ('"depth": depth,', '"depth": depth[:, :, 1:],', r"depth of the shape \(3, \d+, 518\), should be \(3, 392, 518\)"),
+        ('"depth_conf": confidence,', '"depth_conf": confidence[:, 1:],', r"confidence of the shape \(2,\), should be \(3,\)"),
+    ],
+    ids=["cameras", "depth", "confidence"],
+)
+def test_answers_of_another_shape_are_those_of_another_version(tmp_path, real, other, said):
+    scene = scene_of(Vggt, LANDSCAPE)
+    shutil.copytree(DOUBLES, tmp_path / "doubles")
+    code = tmp_path / "doubles" / "vggt" / "vggt" / "models" / "vggt.py"
+    assert real in code.read_text()
+    code.write_text(code.read_text().replace(real, other))
+    save_file(scene.state(Vggt), tmp_path / "known.safetensors")
+    backend = Vggt(BackendSetup(weights=str(tmp_path / "known.safetensors"), repo=str(tmp_path / "doubles" / "vggt"), patience=60))
+    with pytest.raises(BadDataError, match=f"vggt answered {said}") as caught:
+        backend.reconstruct(scene.frames(range(3)), np.arange(3), None)
+    assert "another version of its repository" in caught.value.hint
+    backend.close()
+
+
+@ALL
+def test_a_clip_in_which_no_depth_is_known_at_all_is_an_error(kind, make):
+    scene = scene_of(kind, TINY, 12)
+    scene.depth[:] = 0
+    with pytest.raises(BadDataError, match=rf"reconstruct, backend {kind.name}: no depth is known anywhere in the clip \(12 frames\)"):
+        run(make(kind, scene), scene)
+    scene.depth[-1, 0, 0] = 1.0
+    scene.confidence = np.ones(scene.depth.shape) if kind is Vggt4Track else scene.confidence
+    run(make(kind, scene), scene)
+
+
 class Touch:
     def __init__(self, path):
         self.path = path
@@ -303,7 +341,7 @@ print("torch" in sys.modules or "h5py" in sys.modules)
     lines = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
     assert f"git clone {kind.repository.url}" in lines[0]
     assert kind.published.repository in lines[1] and "--download" in lines[1]
-    assert lines[2].startswith("/nowhere is no checkout of")
+    assert lines[2].startswith("there is no folder /nowhere: --repo takes a checkout of")
     assert lines[3] == "False"
     with pytest.raises(UnavailableError, match="cannot run here"):
         kind(BackendSetup())
@@ -328,8 +366,16 @@ def test_the_digest_of_the_code_follows_the_checkout_and_what_lies_beside_the_we
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "installed.py").write_text("")  # not the checkout's own
     assert Vggt(setup).code_sha256() == before
+    (checkout / "dangling.json").symlink_to("/nowhere/at/all.json")
+    assert Vggt(setup).code_sha256() == before
     (checkout / "vggt" / "another.py").write_text("")
-    assert Vggt(setup).code_sha256() != before
+    one_more = Vggt(setup).code_sha256()
+    assert one_more != before
+    (checkout / "vggt" / "another.py").rename(checkout / "another.py")
+    assert Vggt(setup).code_sha256() not in (before, one_more), "where a file lies decides, too"
+    (checkout / "unreadable.json").symlink_to("/proc/self/mem")
+    with pytest.raises(UnavailableError, match=r"vggt: .*unreadable.json cannot be read"):
+        Vggt(setup).code_sha256()
 
 
 def test_a_file_says_which_code_and_which_weights_it_came_from(tmp_path):
