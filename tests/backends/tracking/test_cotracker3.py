@@ -1,9 +1,22 @@
 import dataclasses
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
-from tracker_trials import ALL_POINTS, LENGTHS, SHAPES, expect_truth, find, hide_some, scene_of, setup, track_in_chunks
+from tracker_trials import (
+    ALL_POINTS,
+    LENGTHS,
+    SHAPES,
+    expect_other_shapes_to_be_told,
+    expect_truth,
+    find,
+    hide_some,
+    scene_of,
+    setup,
+    track_in_chunks,
+)
 
 from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.tracking.cotracker3 import CoTracker3
@@ -87,8 +100,9 @@ def test_a_device_that_is_not_there_is_told(tmp_path):
     scene = scene_of(SHAPES[2], 3)
     for device, said in (("cuda", "sees no GPU"), ("mps", "cuda or cpu alone")):
         tracker = CoTracker3(dataclasses.replace(setup(REPOSITORY, weights_of(scene, tmp_path / "scaled_offline.pth")), device=device))
-        with pytest.raises(UnavailableError, match=said):
+        with pytest.raises(UnavailableError, match=f"cotracker3: there is no device '{device}'.*{said}") as caught:
             find(tracker, scene)
+        assert caught.value.hint == "--device: auto, cpu"
 
 
 def test_weights_inside_a_dictionary_are_found(tmp_path):
@@ -170,9 +184,36 @@ def test_a_network_that_returns_no_numbers_is_told_with_the_frame(tmp_path):
     tracker.close()
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("return tracks[:, :-1], visible", r"tracks of the shape \(6, 8, 2\), should be \(7, 8, 2\)"),
+        ("return tracks, visible[..., None]", r"visible of the shape \(7, 8, 1\), should be \(7, 8\)"),
+    ],
+)
+def test_answers_of_another_shape_are_those_of_another_version(tmp_path, other, said):
+    scene = scene_of(SHAPES[2], 7)
+    weights, real = weights_of(scene, tmp_path / "scaled_offline.pth"), "return tracks / resized * own, visible"
+    other = other.replace("tracks", "(tracks / resized * own)")
+    expect_other_shapes_to_be_told(CoTracker3, REPOSITORY, "cotracker/predictor.py", real, other, said, weights, scene)
+
+
 class Payload:
     def __reduce__(self):
         return print, ("code in a pickle ran",)
+
+
+def test_the_file_of_tapip3d_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    module = types.ModuleType("omegaconf.dictconfig")
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf.dictconfig", "__qualname__": "DictConfig"})
+    monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
+    path = tmp_path / "tapip3d_final.pth"
+    torch.save({"cfg": module.DictConfig(), "weight": {"a": torch.zeros(1)}}, path)
+    tracker = CoTracker3(setup(REPOSITORY, path))
+    with pytest.raises(BadDataError, match="a configuration as TAPIP3D's file has one") as caught:
+        find(tracker, scene_of(SHAPES[2], 3))
+    assert "docs/backends/cotracker3.md" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", ["other network", "truncated", "pickle"])

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tracker_trials import ALL_POINTS, LENGTHS, SHAPES, expect_truth, find, hide_some, scene_of, setup, track_in_chunks
+from tracker_trials import (
+    ALL_POINTS,
+    LENGTHS,
+    SHAPES,
+    expect_other_shapes_to_be_told,
+    expect_truth,
+    find,
+    hide_some,
+    scene_of,
+    setup,
+    track_in_chunks,
+)
 
 from tracekit.backends.foreign.spatracker2_network import depth_edge, harmless
 from tracekit.backends.protocols import BackendSetup
@@ -46,6 +57,22 @@ def test_a_known_scene_comes_back_in_our_world_at_any_size(tracker):
     for shape in SHAPES:
         scene = scene_of(shape, 7)
         expect_truth(find(tracker, scene), scene, bridges=True)
+
+
+@pytest.mark.parametrize(
+    ("real", "other", "said"),
+    [
+        ("return first, intrs", "return first[:, :3], intrs", r"first_from_camera of the shape \(7, 3, 4\), should be \(7, 4, 4\)"),
+        ("return first, intrs", "return first, intrs[:1]", r"intrinsics of the shape \(1, 3, 3\), should be \(7, 3, 3\)"),
+        ("nothing, track3d,", "nothing, track3d[1:],", r"xyz_camera of the shape \(6, 8, 3\), should be \(7, 8, 3\)"),
+        ("nothing, visibility,", "nothing, visibility[:, 1:],", r"visibility of the shape \(7, 7\), should be \(7, 8\)"),
+    ],
+)
+def test_answers_of_another_shape_are_those_of_another_version(tmp_path, real, other, said):
+    scene = scene_of(SHAPES[2], 7)
+    (tmp_path / "weights").mkdir()
+    weights, code = weights_of(scene, tmp_path / "weights"), "models/SpaTrackV2/models/predictor.py"
+    expect_other_shapes_to_be_told(SpatialTracker2, REPOSITORY, code, real, other, said, weights, scene)
 
 
 def test_clips_of_any_length_and_single_points_come_back(tracker):

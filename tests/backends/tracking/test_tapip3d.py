@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tracker_trials import ALL_POINTS, LENGTHS, SHAPES, expect_truth, find, hide_some, scene_of, setup, track_in_chunks
+from tracker_trials import (
+    ALL_POINTS,
+    LENGTHS,
+    SHAPES,
+    expect_other_shapes_to_be_told,
+    expect_truth,
+    find,
+    hide_some,
+    scene_of,
+    setup,
+    track_in_chunks,
+)
 
 from tracekit.backends.foreign.tapip3d_network import nearest, plain, resolved
 from tracekit.backends.protocols import BackendSetup
@@ -51,6 +62,21 @@ def test_a_known_scene_comes_back_in_our_world_at_any_size(tracker):
     for shape in SHAPES:
         scene = scene_of(shape, 7)
         expect_truth(find(tracker, scene), scene, bridges=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("coords=coords[..., :2], visibs=visibs", r"coords of the shape \(7, 8, 2\), should be \(7, 8, 3\)"),
+        ("coords=coords, visibs=visibs[..., None]", r"logits of the shape \(7, 8, 1\), should be \(7, 8\)"),
+    ],
+)
+def test_answers_of_another_shape_are_those_of_another_version(tmp_path, other, said):
+    scene = scene_of(SHAPES[2], 7)
+    scene.query_frames[:] = 0  # one pass, forwards
+    weights, real = weights_of(scene, tmp_path / "tapip3d_final.pth"), "SimpleNamespace(coords=coords, visibs=visibs), []\n\n    def"
+    other = f"SimpleNamespace({other}), []\n\n    def"
+    expect_other_shapes_to_be_told(Tapip3d, REPOSITORY, "models/point_tracker_3d.py", real, other, said, weights, scene)
 
 
 def test_clips_of_any_length_and_single_points_come_back(tracker):

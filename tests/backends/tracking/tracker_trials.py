@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tracking_scene import NUM_POINTS, TrackingScene
 
 from tracekit.backends.protocols import BackendSetup
 from tracekit.backends.tracking.foreign_tracker import ForeignTracker
+from tracekit.errors import BadDataError
 from tracekit.extract.track import TrackParameters, track
 from tracekit.records import Geometry, Keypoints
 from tracekit.report import Report
@@ -28,6 +31,22 @@ def scene_of(shape: tuple[int, int], num_frames: int) -> TrackingScene:
 
 def setup(repository: str, weights: Path, **other) -> BackendSetup:
     return BackendSetup(device="cpu", weights=str(weights), repo=str(DOUBLES / repository), patience=60, **other)
+
+
+def expect_other_shapes_to_be_told(kind, repository: str, code: str, real: str, other: str, said: str, weights: Path, scene) -> None:
+    """Another version of the repository: its file `code` has `other` in the place of `real`, and answers in another shape."""
+    checkout = weights.parent / repository
+    shutil.copytree(DOUBLES / repository, checkout)
+    text = (checkout / code).read_text()
+    assert text.count(real) == 1
+    (checkout / code).write_text(text.replace(real, other))
+    tracker = kind(BackendSetup(device="cpu", weights=str(weights), repo=str(checkout), patience=60))
+    try:
+        with pytest.raises(BadDataError, match=f"{kind.name} answered {said}") as caught:
+            find(tracker, scene)
+    finally:
+        tracker.close()
+    assert "another version of its repository" in caught.value.hint
 
 
 def find(tracker: ForeignTracker, scene: TrackingScene, points=ALL_POINTS, *, depth=..., queries=None, query_frames=None):
