@@ -140,9 +140,10 @@ def _say_licence(kind: str, backend: Any, report: Report) -> None:
     facts: Facts | None = getattr(backend, "facts", None)
     if facts is None or facts.commercial == "yes":
         return
-    report.note(
-        f"{kind}: {backend.name} {_MAY_BE_USED[facts.commercial]} (code: {facts.code_licence}; weights: {facts.weights_licence or 'none'})"
-    )
+    allowed = _MAY_BE_USED.get(
+        facts.commercial, f"says of its commercial use {facts.commercial!r}"
+    )  # that of another package says what it likes
+    report.note(f"{kind}: {backend.name} {allowed} (code: {facts.code_licence}; weights: {facts.weights_licence or 'none'})")
 
 
 def package_of(kind: str, name: str) -> str:
