@@ -1,4 +1,7 @@
-"""Run every benchmark and write docs/benchmarks.md. Each runs in a process of its own, one after the other."""
+"""Run every benchmark, or those that are named, and write docs/benchmarks.md. Each runs in a process of its own, one after the other.
+
+A section appears on the page as soon as its benchmark is done; those of others stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,22 @@ machine.
 """
 
 
-def main() -> None:
-    sections = [INTRODUCTION, f"This page: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.\n"]
-    for script in sorted(HERE.glob("*.py")):
-        if script.stem in NOT_BENCHMARKS:
-            continue
-        print(f"{script.stem} ...", file=sys.stderr, flush=True)
-        code = f"import json; import {script.stem}; print('ROWS ' + json.dumps({script.stem}.main(), default=str))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
+def main(names: list[str]) -> None:
+    known = sorted(script.stem for script in HERE.glob("*.py") if script.stem not in NOT_BENCHMARKS)
+    if unknown := set(names) - set(known):
+        sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    _, *parts = PAGE.read_text("utf-8").split("\n## ") if PAGE.exists() else [""]
+    sections = {name: body for name, _, body in (part.partition("\n\n") for part in parts) if name in known}
+    machine = f"This page: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}."
+    for name in names or known:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        code = f"import json; import {name}; print('ROWS ' + json.dumps({name}.main(), default=str))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True, check=True)
         rows = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ROWS "))[5:])
-        sections.append(f"## {script.stem}\n\n{table(rows)}\n")
-    PAGE.write_text("\n".join(sections), "utf-8")
+        sections[name] = table(rows) + "\n"
+        page = [f"{INTRODUCTION}\n{machine}\n", *(f"## {each}\n\n{sections[each].rstrip()}\n" for each in known if each in sections)]
+        PAGE.write_text("\n".join(page), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -41,6 +41,7 @@ def main() -> list[dict]:
         code = Path(folder) / "vggt" / "models" / "vggt.py"
         code.parent.mkdir(parents=True)
         code.write_text(DOUBLE.replace("SECONDS", str(SECONDS)))
+        (Path(folder) / "einops.py").write_text("")  # the repository needs it, and so it must be there; the double does not
         weights = Path(folder) / "model.pt"
         torch.save({"point_head.bias": torch.zeros(1)}, weights)  # all that it needs is nothing
         backend = Vggt(BackendSetup(repo=folder, weights=str(weights), device="cpu"))
