@@ -14,6 +14,9 @@ import numpy as np
 
 from tracekit.records import Episode, Frames
 
+SOONER = 0.9
+"""Part of its patience after which a backend gives up, so that a batch with the same patience hears why before it does."""
+
 
 @dataclass(frozen=True)
 class BackendSetup:
@@ -28,7 +31,7 @@ class BackendSetup:
     repo: str | None = None
     """Checkout of the repository that a backend runs; None looks among `TRACEKIT_CHECKOUTS` and the installed packages."""
     patience: float = 600.0
-    """Seconds after which a network that runs in a process of its own counts as hanging."""
+    """Seconds after which a network that runs in a process of its own, or a server, counts as hanging: nearly, see SOONER."""
     parameters: Any = None
     """The parameters of the stage, for what only some backends need to know; None takes their defaults."""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from tracekit.backends.checkouts import Checkout, environment_of
 from tracekit.backends.foreign import wire
+from tracekit.backends.protocols import SOONER
 from tracekit.errors import BadDataError, StorageError, TracekitError, UnavailableError
 
 SERVE = Path(wire.__file__).with_name("serve.py")
@@ -26,8 +27,6 @@ STDERR_TAIL = 600
 MOST_SAID = 1 << 20
 """Bytes of what a network prints that are kept: nobody reads more than the end."""
 TRY_ALONE = "tools/check_adapters.py tries it alone"
-SOONER = 0.9
-"""Part of its patience after which a process is ended, so that a batch with the same patience hears why before it gives up."""
 
 
 class WorkerMemoryError(MemoryError):

@@ -21,7 +21,7 @@ from tracekit.backends.captioning.caption_answers import read_event, read_summar
 from tracekit.backends.captioning.caption_prompts import RETRY_TEMPERATURE, Question, about_captions, about_event
 from tracekit.backends.captioning.chat_server import ChatServer, Rejected, TooLarge, check_url, is_local
 from tracekit.backends.captioning.event_pictures import take_pictures
-from tracekit.backends.protocols import BackendSetup, EventCaption, EventRequest, Facts
+from tracekit.backends.protocols import SOONER, BackendSetup, EventCaption, EventRequest, Facts
 from tracekit.errors import UnavailableError, UsageError
 from tracekit.extract.caption import CaptionParameters
 from tracekit.pictures import encode_jpeg
@@ -59,7 +59,7 @@ class ApiCaptions:
         self.at_once = self.parameters.api_parallel
         self.cache = AnswerCache(self.parameters.caption_cache)
         self.server = ChatServer(
-            url, key or "", timeout=self.parameters.api_timeout, tries=self.parameters.api_tries, patience=0.9 * setup.patience
+            url, key or "", timeout=self.parameters.api_timeout, tries=self.parameters.api_tries, patience=SOONER * setup.patience
         )
         self._seed = setup.seed
         self._form = _Form()

@@ -230,36 +230,22 @@ def _farthest(scene: _Scene, start: int, stop: int) -> float:
 def _without_movers(farthest: float) -> EventCaption:
     """Of an event in which no entity moves as one, while no single track gets farther than `farthest`, in image widths."""
     if farthest >= LEAST_MOVE:
-        return EventCaption(
-            before="Some of the tracked points are about to move.",
-            interaction="Some of the tracked points move.",
-            after="Some of the tracked points have moved.",
-            text="Some of the tracked points move.",
-            paraphrases=(
-                "Single tracked points move.",
-                "There is some motion of tracked points.",
-                "Some tracked points change their place.",
-            ),
+        said = "Some of the tracked points move."
+        before, after = "Some of the tracked points are about to move.", "Some of the tracked points have moved."
+        others = "Single tracked points move.", "There is some motion of tracked points.", "Some tracked points change their place."
+    elif farthest >= LEAST_MOTION:
+        said = "Nothing that is tracked moves far."
+        before, after = "Nothing that is tracked is about to move far.", "Everything that is tracked is about where it was."
+        others = (
+            "No tracked region moves far.",
+            "There is hardly any motion among what is tracked.",
+            "Everything tracked stays near its place.",
         )
-    if farthest >= LEAST_MOTION:
-        return EventCaption(
-            before="Nothing that is tracked is about to move far.",
-            interaction="Nothing that is tracked moves far.",
-            after="Everything that is tracked is about where it was.",
-            text="Nothing that is tracked moves far.",
-            paraphrases=(
-                "No tracked region moves far.",
-                "There is hardly any motion among what is tracked.",
-                "Everything tracked stays near its place.",
-            ),
-        )
-    return EventCaption(
-        before="Nothing that is tracked is about to move.",
-        interaction="Nothing that is tracked moves.",
-        after="Everything that is tracked is where it was.",
-        text="Nothing that is tracked moves.",
-        paraphrases=("No tracked region moves.", "There is no motion among what is tracked.", "Everything tracked stays in its place."),
-    )
+    else:
+        said = "Nothing that is tracked moves."
+        before, after = "Nothing that is tracked is about to move.", "Everything that is tracked is where it was."
+        others = "No tracked region moves.", "There is no motion among what is tracked.", "Everything tracked stays in its place."
+    return EventCaption(before=before, interaction=said, after=after, text=said, paraphrases=others)
 
 
 def _pixel(scene: _Scene, points_camera: np.ndarray) -> np.ndarray:
