@@ -100,8 +100,79 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_contents(tmp_path / "robomimic.h5")
     with h5py.File(tmp_path / "robomimic.h5", "r+") as file:
         file.attrs["format"] = "tracekit/demos"
+    with pytest.raises(BadDataError, match="has no format_version"):
+        read_contents(tmp_path / "robomimic.h5")
+    with h5py.File(tmp_path / "robomimic.h5", "r+") as file:
+        file.attrs["format_version"] = 1
     with pytest.raises(BadDataError, match="did not make it"):
         read_contents(tmp_path / "robomimic.h5")
+
+
+DATASETS = ("actions", "rewards", "dones", "obs/agentview_image", "obs/proprio")
+ATTRIBUTES = ("name", "language", "success", "parameters", "num_samples")
+
+
+def without(name: str):
+    def damage(demo: h5py.Group) -> None:
+        del demo[name]
+
+    return damage
+
+
+def with_other(name: str, value: object):
+    def damage(demo: h5py.Group) -> None:
+        if name in demo.attrs:
+            demo.attrs[name] = value
+        else:
+            del demo[name]
+            demo[name] = value
+
+    return damage
+
+
+def without_attribute(name: str):
+    def damage(demo: h5py.Group) -> None:
+        del demo.attrs[name]
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(without(name), f"no {name}") for name in (*DATASETS, "obs")]
+    + [(with_other(name, np.float32(5)), "axes are expected") for name in DATASETS]
+    + [(with_other(name, h5py.SoftLink("/data")), "link") for name in ("actions", "obs/proprio")]
+    + [(with_other("rewards", np.ones(4)), "5 in actions, 4 in rewards"), (with_other("obs/eye_in_hand_image", np.ones((5, 2))), "4 axes")]
+    + [(without_attribute(name), name) for name in ATTRIBUTES]
+    + [(with_other(name, np.arange(3.0)), name) for name in ATTRIBUTES]
+    + [
+        (with_other("num_samples", 6), "6 in num_samples"),
+        (with_other("parameters", "{"), "JSON"),
+        (with_other("parameters", "[]"), "JSON"),
+    ],
+)
+def test_a_demonstration_that_lacks_a_part_is_refused_by_all_that_read_it(tmp_path: Path, damage, said: str) -> None:
+    from tracekit.commands.info import read_report
+
+    path = parts(tmp_path, [0])["d0"]
+    with h5py.File(path, "r+") as file:
+        damage(file["data/demo_0"])
+    for read_it in (read_contents, lambda path: read_report(str(path), validate=False)):
+        with pytest.raises(BadDataError, match=said) as caught:
+            read_it(path)
+        assert str(path) in str(caught.value)
+    with pytest.raises(BadDataError, match=said):
+        merge_demos(tmp_path / "all.h5", {"d0": path}, ["metaworld/push-v3"], STEP)
+    assert not (tmp_path / "all.h5").exists()
+
+
+def test_a_mask_that_is_a_group_names_nothing(tmp_path: Path) -> None:
+    from tracekit.commands.info import read_report
+
+    path = write_recordings(tmp_path / "lift.h5", [4, 3])
+    with h5py.File(path, "r+") as file:
+        file.create_group("mask/odd")
+    assert "mask/odd" not in read_report(str(path), validate=True)["groups"]
 
 
 def test_info_describes_demonstrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

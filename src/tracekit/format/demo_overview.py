@@ -76,7 +76,11 @@ def masks(file: h5py.File, name: str) -> dict[str, str]:
     if not isinstance(group, h5py.Group):
         return {}
     found = {split: member(group, split, f"mask/{split}", name) for split in own_members(group)}
-    return {f"mask/{split}": counted(len(mask), "demonstration") for split, mask in found.items() if mask is not None and mask.shape}
+    return {
+        f"mask/{split}": counted(len(mask), "demonstration")
+        for split, mask in found.items()
+        if isinstance(mask, h5py.Dataset) and mask.shape
+    }
 
 
 def facts(stored: h5py.Dataset) -> dict[str, Any]:

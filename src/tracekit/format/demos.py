@@ -20,9 +20,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tracekit.errors import BadDataError, MissingInputError, ResumableError, TracekitError
+from tracekit.errors import BadDataError, TracekitError
 from tracekit.format import provenance
-from tracekit.format.container import check_is_whole, is_hdf5, open_checked, read_dataset
+from tracekit.format.container import attribute, check_version, is_hdf5, member, open_checked, read_dataset
 from tracekit.format.demo_overview import counted, facts, masks, overview
 from tracekit.format.file import carry_along, new_hdf5_file
 from tracekit.format.provenance import Step
@@ -31,6 +31,10 @@ FORMAT, VERSION = "tracekit/demos", 1
 _GYMNASIUM = 2
 """robomimic's number of this type of environment."""
 _VALID_SHARE = 0.1
+_AXES = {"actions": 2, "rewards": 1, "dones": 1, "obs/agentview_image": 4, "obs/eye_in_hand_image": 4, "obs/proprio": 2}
+"""Of the datasets of a demonstration: how many axes, the first of them its steps."""
+_NOT_ALWAYS = {"obs/eye_in_hand_image"}
+"""Brought in from a robot without such a camera."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,11 @@ def describe_demos(path: Path, *, every_value: bool = False) -> dict[str, Any]:
         datasets = []
         for name, _, demo in demos:
             outcome = "done" if demo.attrs["success"] else "not done"
-            steps = counted(int(demo.attrs["num_samples"]), "step")
+            steps = counted(len(demo["actions"]), "step")
             groups[f"data/{_key(demo)}"] = f"{name}: {steps}, {outcome}: {demo.attrs['language'] or 'no sentence'}"
-            for part in ("actions", "rewards", "dones", "obs/agentview_image", "obs/eye_in_hand_image", "obs/proprio"):
-                if part == "obs/eye_in_hand_image" and part not in demo:
-                    continue  # brought in from a robot without such a camera
+            for part in _AXES:
+                if part not in demo:
+                    continue
                 stored = demo[part]
                 if every_value:
                     read_dataset(stored)
@@ -177,19 +181,10 @@ def _put_attributes(group: h5py.Group, demo: Demo) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     name = os.fspath(path)
-    try:
-        with path.open("rb") as stream:
-            check_is_whole(stream.read(64), os.fstat(stream.fileno()).st_size, name)
-        file = h5py.File(path, "r")
-    except FileNotFoundError:
-        raise MissingInputError(f"{name} does not exist") from None
-    except BlockingIOError:
-        raise ResumableError(f"{name} is locked: another process has it open for writing", hint="wait for that process") from None
-    except OSError as error:
-        raise BadDataError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
-    with file:
+    with open_checked(name, name) as file:
         if file.attrs.get("format") != FORMAT:
             raise BadDataError(f"{name} holds no demonstrations: its attribute `format` is not {FORMAT}")
+        check_version(file, FORMAT, VERSION, name)
         yield file
 
 
@@ -198,9 +193,51 @@ def _key(demo: h5py.Group) -> str:
 
 
 def _demos(file: h5py.File, path: Path) -> Iterator[tuple[str, dict[str, Any], h5py.Group]]:
-    """Names, parameters and groups of the demonstrations of a file."""
+    """Names, parameters and groups of the demonstrations of a file, each of which holds all that one of ours holds."""
+    name = os.fspath(path)
+    data = member(file, "data", "data", name)
+    if not isinstance(data, h5py.Group):
+        raise BadDataError(f"{name} holds no demonstrations: it has no group `data`")
+    for key in data:
+        where = f"data/{key}"
+        group = member(data, key, where, name)
+        if not isinstance(group, h5py.Group):
+            raise BadDataError(f"{where} in {name} is no group")
+        _check_datasets(group, where, name)
+        parameters = _checked_attributes(group, where, name)
+        yield group.attrs["name"], parameters, group
+
+
+def _check_datasets(group: h5py.Group, where: str, name: str) -> None:
+    lengths: dict[str, int | None] = {}
+    for part, num_axes in _AXES.items():
+        stored = member(group, part, f"{where}/{part}", name)
+        if stored is None and part in _NOT_ALWAYS:
+            continue
+        if not isinstance(stored, h5py.Dataset):
+            raise BadDataError(f"{where} in {name} has no {part}: it is damaged, or tracekit did not make it")
+        if len(stored.shape or ()) != num_axes:
+            raise BadDataError(f"{where}/{part} in {name} has shape {stored.shape}, but {num_axes} axes are expected")
+        lengths[part] = len(stored)
+    stored_length = attribute(group, "num_samples", where, name)
+    lengths["num_samples"] = int(stored_length) if isinstance(stored_length, np.integer) else None
+    if len(set(lengths.values())) != 1:
+        said = ", ".join(f"{length} in {part}" for part, length in lengths.items())
+        raise BadDataError(f"{where} in {name} has not as many steps everywhere: {said}")
+
+
+def _checked_attributes(group: h5py.Group, where: str, name: str) -> dict[str, Any]:
+    """The parameters of a demonstration."""
+    kinds: dict[str, Any] = {"name": str, "language": str, "parameters": str, "success": (bool, np.bool_)}
+    for key, kind in kinds.items():
+        if not isinstance(attribute(group, key, where, name), kind):
+            raise BadDataError(
+                f"{where} in {name} has no {key} of the kind that tracekit writes: it is damaged, or tracekit did not make it"
+            )
     try:
-        for group in file["data"].values():
-            yield group.attrs["name"], json.loads(group.attrs["parameters"]), group
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise BadDataError(f"{path} is damaged, or `tracekit simulate` did not make it: {str(error).splitlines()[0]}") from None
+        parameters = json.loads(group.attrs["parameters"])
+    except (ValueError, RecursionError):
+        parameters = None
+    if not isinstance(parameters, dict):
+        raise BadDataError(f"the parameters of {where} in {name} are no JSON object")
+    return parameters

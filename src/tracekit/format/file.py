@@ -26,7 +26,7 @@ import numpy as np
 from tracekit.errors import BadDataError
 from tracekit.format import provenance, streams, validation
 from tracekit.format.atomic import check_can_create, is_storage_failure, new_file, storage_error
-from tracekit.format.container import open_checked, read_dataset, read_text
+from tracekit.format.container import check_version, open_checked, read_dataset, read_text
 from tracekit.format.schema import KINDS, Entry, FileKind
 from tracekit.records import Episode, Frames, Spec
 
@@ -276,14 +276,7 @@ def _check_kind(file: h5py.File, wanted: FileKind | None, name: str, others: Seq
     if found not in KINDS or (wanted and found != wanted.name):
         raise BadDataError(f"{name} is of format {found}, but {expected} is expected")
     kind = KINDS[found]
-    version = file.attrs.get("format_version")
-    if version is None or np.shape(version) != () or not np.issubdtype(np.asarray(version).dtype, np.integer):
-        raise BadDataError(f"{name} has no format_version")
-    if int(version) > kind.version:
-        raise BadDataError(
-            f"{name} has format_version {int(version)}, but this tracekit reads {found} up to version {kind.version}",
-            hint="pip install --upgrade tracekit",
-        )
+    check_version(file, found, kind.version, name)
     return kind
 
 
