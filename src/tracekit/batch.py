@@ -22,6 +22,7 @@ from tracekit.errors import BadDataError, CannotCreateError, MissingInputError, 
 from tracekit.format.atomic import new_file
 from tracekit.format.container import is_hdf5
 from tracekit.format.file import open_records, read_text_column
+from tracekit.format.json_file import read_json_object
 from tracekit.format.provenance import Step
 from tracekit.format.schema import EPISODE
 from tracekit.report import Report
@@ -173,8 +174,13 @@ def _slurm_shard(shard: str, folder: Path, dry_run: bool) -> tuple[int, int]:
         return task, int(given)
     remembered = folder / _SHARDS
     if remembered.is_file():
-        layout = json.loads(remembered.read_text())
-        return task - int(layout["first"]), int(layout["count"])
+        layout = read_json_object(remembered)
+        first, count = (layout.get(name) for name in ("first", "count"))
+        if not isinstance(first, int) or not isinstance(count, int):
+            raise BadDataError(
+                f"{remembered} does not say where the array begins and how long it is", hint="remove it, or give --shard slurm/N"
+            )
+        return task - first, count
     first, count = variable("SLURM_ARRAY_TASK_MIN"), variable("SLURM_ARRAY_TASK_COUNT")
     if variable("SLURM_ARRAY_TASK_MAX") - first + 1 != count:
         raise UsageError("the array of this job has gaps, so its size does not tell N", hint="give --shard slurm/N")

@@ -116,6 +116,17 @@ def test_a_shard_outside_an_array_job_says_so(tmp_path: Path, monkeypatch: pytes
         take_shard(name_items(["a.mp4"]), "slurm", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("", "no JSON"), ("[1, 4]", "no JSON object"), ('{"first": 1}', "how long"), ('{"first": "1", "count": 4}', "how long")],
+)
+def test_a_memory_of_shards_that_is_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    (tmp_path / "shards.json").write_text(content)
+    with pytest.raises(BadDataError, match=rf"shards\.json .*{said}"):
+        take_shard(name_items(["a.mp4"]), "slurm", tmp_path)
+
+
 def test_ids_do_not_depend_on_what_else_is_there() -> None:
     assert [item.id for item in name_items(["a/x.mp4", "b/y.mp4"])] == ["x", "y"]
     same = name_items(["a/x.mp4", "b/x.mp4", "c/y.mp4"])

@@ -166,6 +166,18 @@ def test_a_demonstration_that_lacks_a_part_is_refused_by_all_that_read_it(tmp_pa
     assert not (tmp_path / "all.h5").exists()
 
 
+def test_a_format_that_is_no_word_is_none(tmp_path: Path) -> None:
+    from tracekit.commands.info import read_report
+
+    path = parts(tmp_path, [0])["d0"]
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = np.arange(3)
+    assert not holds_demos(str(path))
+    for read_it in (read_contents, lambda path: read_report(str(path), validate=False)):
+        with pytest.raises(BadDataError, match="`format`"):
+            read_it(path)
+
+
 def test_a_mask_that_is_a_group_names_nothing(tmp_path: Path) -> None:
     from tracekit.commands.info import read_report
 

@@ -91,7 +91,7 @@ def holds_demos(path: str) -> bool:
         return False
     try:
         with open_checked(path, path) as file:
-            return bool(file.attrs.get("format") == FORMAT)
+            return _says_so(file)
     except TracekitError:
         return False
 
@@ -182,10 +182,15 @@ def _put_attributes(group: h5py.Group, demo: Demo) -> None:
 def _opened(path: Path) -> Iterator[h5py.File]:
     name = os.fspath(path)
     with open_checked(name, name) as file:
-        if file.attrs.get("format") != FORMAT:
+        if not _says_so(file):
             raise BadDataError(f"{name} holds no demonstrations: its attribute `format` is not {FORMAT}")
         check_version(file, FORMAT, VERSION, name)
         yield file
+
+
+def _says_so(file: h5py.File) -> bool:
+    found = file.attrs.get("format")
+    return isinstance(found, str) and found == FORMAT
 
 
 def _key(demo: h5py.Group) -> str:

@@ -6,10 +6,12 @@ import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
+import numpy as np
 
 from tracekit.errors import BadDataError, ConfigurationError
 
@@ -68,18 +70,49 @@ def read(file: h5py.File) -> list[Step]:
     steps = []
     for name in sorted(file["provenance"]):
         attributes = file["provenance"][name].attrs
-        try:
-            values = {f.name: attributes[f.name] for f in dataclasses.fields(Step) if f.name in attributes or f.name not in _SINCE_THEN}
-            decoded = {key: json.loads(value) if key in _JSON_FIELDS else value for key, value in values.items()}
-            steps.append(Step(**{**decoded, "seed": int(decoded["seed"])}))
-        except (KeyError, ValueError, TypeError) as error:
-            raise BadDataError(f"provenance/{name} is damaged: {error}") from None
+        values = {f.name: attributes[f.name] for f in dataclasses.fields(Step) if f.name in attributes}
+        missing = {f.name for f in dataclasses.fields(Step)} - set(values) - _SINCE_THEN
+        if missing:
+            raise BadDataError(f"provenance/{name} is damaged: it has no {', '.join(sorted(missing))}")
+        steps.append(Step(**{key: _decoded(key, value, name) for key, value in values.items()}))
     return steps
+
+
+def _decoded(key: str, value: Any, step: str) -> Any:
+    """A field of a step from its attribute. Raises BadDataError for one of another kind than `append` writes."""
+    if key == "seed":
+        if isinstance(value, np.integer):
+            return int(value)
+    elif isinstance(value, str):
+        if key not in _IS_OF_JSON:
+            return value
+        try:
+            content = json.loads(value)
+        except (ValueError, RecursionError):
+            content = None
+        if _IS_OF_JSON[key](content):
+            return content
+    raise BadDataError(f"provenance/{step} is damaged: {key} is not what is expected there ({MEANING[key]})")
+
+
+def _is_list_of_text(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(entry, str) for entry in content)
+
+
+def _is_object_of_numbers(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(number, (int, float)) for number in content.values())
 
 
 _SINCE_THEN = {"code_sha256"}
 """What files of older versions lack."""
-_JSON_FIELDS = {"argv", "parameters", "inputs", "counts", "notes"}
+_IS_OF_JSON: dict[str, Callable[[Any], bool]] = {
+    "argv": _is_list_of_text,
+    "inputs": _is_list_of_text,
+    "notes": _is_list_of_text,
+    "counts": _is_object_of_numbers,
+    "parameters": lambda content: isinstance(content, dict),
+}
+"""The fields that are JSON in the file, and whether what one holds is of its kind."""
 
 
 def _now() -> str:
