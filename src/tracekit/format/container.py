@@ -143,8 +143,8 @@ def attribute(obj: h5py.Group | h5py.Dataset, key: str, path: str, name: str) ->
         raise BadDataError(f"attribute {key} of {path} in {name} is damaged: {_first_line(error)}") from None
 
 
-def check_version(file: h5py.File, kind: str, newest: int, name: str) -> int:
-    """The format_version of a file of format `kind`. Raises BadDataError where there is none, or one after `newest`, the last that we read."""
+def check_version(file: h5py.File, kind: str, newest: int, name: str) -> None:
+    """Raises BadDataError for a file of format `kind` without a format_version, or of one after `newest`, the last that we read."""
     version = attribute(file, "format_version", "/", name)
     if not isinstance(version, np.integer):
         raise BadDataError(f"{name} has no format_version")
@@ -153,7 +153,6 @@ def check_version(file: h5py.File, kind: str, newest: int, name: str) -> int:
             f"{name} has format_version {int(version)}, but this tracekit reads {kind} up to version {newest}",
             hint="pip install --upgrade tracekit",
         )
-    return int(version)
 
 
 def read_dataset(dataset: h5py.Dataset, selection: object = ()) -> np.ndarray:
