@@ -114,7 +114,7 @@ ATTRIBUTES = ("name", "language", "success", "parameters", "num_samples")
 
 def without(name: str):
     def damage(demo: h5py.Group) -> None:
-        del demo[name]
+        del (demo.attrs if name in demo.attrs else demo)[name]
 
     return damage
 
@@ -130,20 +130,13 @@ def with_other(name: str, value: object):
     return damage
 
 
-def without_attribute(name: str):
-    def damage(demo: h5py.Group) -> None:
-        del demo.attrs[name]
-
-    return damage
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [(without(name), f"no {name}") for name in (*DATASETS, "obs")]
     + [(with_other(name, np.float32(5)), "axes are expected") for name in DATASETS]
     + [(with_other(name, h5py.SoftLink("/data")), "link") for name in ("actions", "obs/proprio")]
     + [(with_other("rewards", np.ones(4)), "5 in actions, 4 in rewards"), (with_other("obs/eye_in_hand_image", np.ones((5, 2))), "4 axes")]
-    + [(without_attribute(name), name) for name in ATTRIBUTES]
+    + [(without(name), name) for name in ATTRIBUTES]
     + [(with_other(name, np.arange(3.0)), name) for name in ATTRIBUTES]
     + [
         (with_other("num_samples", 6), "6 in num_samples"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from tracekit.errors import BadDataError, TracekitError
 from tracekit.format import provenance
-from tracekit.format.container import attribute, check_version, is_hdf5, member, open_checked, read_dataset
+from tracekit.format.container import attribute, check_version, is_hdf5, open_checked, open_whole, read_dataset
 from tracekit.format.demo_overview import counted, facts, masks, overview
 from tracekit.format.file import carry_along, new_hdf5_file
 from tracekit.format.provenance import Step
@@ -90,8 +90,8 @@ def holds_demos(path: str) -> bool:
     if not is_hdf5(path):
         return False
     try:
-        with open_checked(path, path) as file:
-            return _says_so(file)
+        with open_whole(path, path) as file:  # what lies in it is looked at by who reads it
+            return _says_so(file, path)
     except TracekitError:
         return False
 
@@ -182,14 +182,14 @@ def _put_attributes(group: h5py.Group, demo: Demo) -> None:
 def _opened(path: Path) -> Iterator[h5py.File]:
     name = os.fspath(path)
     with open_checked(name, name) as file:
-        if not _says_so(file):
+        if not _says_so(file, name):
             raise BadDataError(f"{name} holds no demonstrations: its attribute `format` is not {FORMAT}")
         check_version(file, FORMAT, VERSION, name)
         yield file
 
 
-def _says_so(file: h5py.File) -> bool:
-    found = file.attrs.get("format")
+def _says_so(file: h5py.File, name: str) -> bool:
+    found = attribute(file, "format", "/", name)
     return isinstance(found, str) and found == FORMAT
 
 
@@ -200,12 +200,11 @@ def _key(demo: h5py.Group) -> str:
 def _demos(file: h5py.File, path: Path) -> Iterator[tuple[str, dict[str, Any], h5py.Group]]:
     """Names, parameters and groups of the demonstrations of a file, each of which holds all that one of ours holds."""
     name = os.fspath(path)
-    data = member(file, "data", "data", name)
+    data = file.get("data")
     if not isinstance(data, h5py.Group):
         raise BadDataError(f"{name} holds no demonstrations: it has no group `data`")
-    for key in data:
+    for key, group in data.items():
         where = f"data/{key}"
-        group = member(data, key, where, name)
         if not isinstance(group, h5py.Group):
             raise BadDataError(f"{where} in {name} is no group")
         _check_datasets(group, where, name)
@@ -216,7 +215,7 @@ def _demos(file: h5py.File, path: Path) -> Iterator[tuple[str, dict[str, Any], h
 def _check_datasets(group: h5py.Group, where: str, name: str) -> None:
     lengths: dict[str, int | None] = {}
     for part, num_axes in _AXES.items():
-        stored = member(group, part, f"{where}/{part}", name)
+        stored = group.get(part)
         if stored is None and part in _NOT_ALWAYS:
             continue
         if not isinstance(stored, h5py.Dataset):
@@ -224,7 +223,7 @@ def _check_datasets(group: h5py.Group, where: str, name: str) -> None:
         if len(stored.shape or ()) != num_axes:
             raise BadDataError(f"{where}/{part} in {name} has shape {stored.shape}, but {num_axes} axes are expected")
         lengths[part] = len(stored)
-    stored_length = attribute(group, "num_samples", where, name)
+    stored_length = group.attrs.get("num_samples")
     lengths["num_samples"] = int(stored_length) if isinstance(stored_length, np.integer) else None
     if len(set(lengths.values())) != 1:
         said = ", ".join(f"{length} in {part}" for part, length in lengths.items())
@@ -235,7 +234,7 @@ def _checked_attributes(group: h5py.Group, where: str, name: str) -> dict[str, A
     """The parameters of a demonstration."""
     kinds: dict[str, Any] = {"name": str, "language": str, "parameters": str, "success": (bool, np.bool_)}
     for key, kind in kinds.items():
-        if not isinstance(attribute(group, key, where, name), kind):
+        if not isinstance(group.attrs.get(key), kind):
             raise BadDataError(
                 f"{where} in {name} has no {key} of the kind that tracekit writes: it is damaged, or tracekit did not make it"
             )
